@@ -1,0 +1,107 @@
+"""Which plugins are installed: the entry points of the group ``llmkit_plugins``, each loaded by itself and guarded."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from llmkit_plugins.engine.plan import HOOKS, check_hooks
+from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.hookspecs import ENTRY_POINTS
+
+log = logging.getLogger("llmkit")
+
+_OWN = "llmkit-plugins"
+_warned: set[Found] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One installed plugin, as its entry point tells."""
+
+    name: str
+    """What settings call it."""
+    value: str
+    """Where it is: ``module:attribute``."""
+    distribution: str | None = None
+    """The package that brought it."""
+    version: str | None = None
+    """The version of that package."""
+    plugin: Callable[..., Any] | None = None
+    """Its class, or a factory without arguments; None where it was not loaded or cannot be used."""
+    error: str | None = None
+    """Why it cannot be used."""
+    hooks: tuple[str, ...] = ()
+    """The hooks its class implements, in the order they fire; none are known of a factory."""
+
+    @property
+    def origin(self) -> str:
+        """The package that brought it, with its version."""
+        return " ".join(filter(None, [self.distribution or "an unknown package", self.version]))
+
+
+def discover(load: Collection[str] | None = None) -> list[Found]:
+    """The installed plugins by name, those called *load* (None: all) imported. One that cannot be imported is there with its
+    error. Where two packages offer one name, the first has it: this package, then the others by name."""
+    found: list[Found] = []
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=_precedence):
+        one = Found(entry.name, entry.value, *_origin(entry))
+        if found and found[-1].name == one.name:
+            winner = next(other for other in found if other.name == one.name)
+            found.append(replace(one, error=f"the name is taken by {winner.origin}"))
+        else:
+            found.append(_loaded(one, entry) if load is None or one.name in load else one)
+    return found
+
+
+def warn_about(found: Found) -> None:
+    """Log once that *found* was skipped."""
+    if found not in _warned:
+        _warned.add(found)
+        log.warning("plugin %r of %s is skipped: %s", found.name, found.origin, found.error)
+
+
+def _precedence(entry: EntryPoint) -> tuple[str, bool, str, str]:
+    distribution, _ = _origin(entry)
+    return entry.name, distribution != _OWN, distribution or "", entry.value
+
+
+def _origin(entry: EntryPoint) -> tuple[str | None, str | None]:
+    try:
+        return (entry.dist.name, entry.dist.version) if entry.dist else (None, None)
+    except (KeyError, OSError):  # a half-removed package has no metadata to read
+        return None, None
+
+
+def _loaded(found: Found, entry: EntryPoint) -> Found:
+    try:
+        plugin = entry.load()
+    except (Exception, SystemExit) as error:
+        return replace(found, error=f"it cannot be imported: {type(error).__name__}: {error}")
+    if not callable(plugin):
+        return replace(found, error=f"{entry.value} is neither a class nor a factory")
+    return _inspected(replace(found, plugin=plugin))
+
+
+def _inspected(found: Found) -> Found:
+    """*found* with the hooks of its class, or with what is wrong with them."""
+    if not inspect.isclass(found.plugin):
+        return found
+    try:
+        check_hooks(found.plugin, found.name)
+    except ConfigError as error:
+        return replace(found, plugin=None, error=str(error))
+    return replace(found, hooks=_hooks(found.plugin))
+
+
+def _hooks(plugin: type) -> tuple[str, ...]:
+    marked = {
+        options.get("specname") or name
+        for name in dir(plugin)
+        if (options := getattr(inspect.getattr_static(plugin, name), "llmkit_impl", None))
+    }
+    return tuple(hook for hook in HOOKS if hook in marked)

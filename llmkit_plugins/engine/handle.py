@@ -1,0 +1,156 @@
+"""A call, or one attempt of it, that a framework sends by itself: its lifecycle, paused where it would be sent."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from llmkit_plugins.call import Attempt, Call
+from llmkit_plugins.clock import Clock
+from llmkit_plugins.engine.drivers import affordable, thrower, whose
+from llmkit_plugins.engine.lifecycle import Deliver, Flow, Join, Relay
+from llmkit_plugins.errors import Refused
+from llmkit_plugins.steps import Ask, Wait
+
+if TYPE_CHECKING:
+    from llmkit_plugins.engine.plan import Plan
+
+
+class Handle:
+    """What the framework tells us of: ``first_chunk``, then one of ``finish``, ``fail`` and ``cancel``.
+
+    It ends once, whoever ends it first; what comes after that is ignored. Where nobody does, its lease does, as
+    cancelled. While it runs, the framework's adapter writes what it learns onto ``attempt``.
+    """
+
+    __slots__ = ("_flow", "_leases", "_lock", "_relaying", "attempt", "call")
+
+    def __init__(self, flow: Flow, call: Call, attempt: Attempt, leases: Leases) -> None:
+        self.call, self.attempt = call, attempt
+        self._flow, self._leases, self._relaying = flow, leases, False
+        self._lock = RLock()  # frameworks tell of one call from several threads
+        leases.grant(self)
+
+    def first_chunk(self) -> None:
+        """The stream said something for the first time; the second time this says nothing."""
+        with self._lock:
+            if self.call.stream and not self._relaying and self in self._leases:
+                self._relaying = True
+                self._flow.send(Relay((), None))
+
+    def finish(self, raw: Any = None) -> None:
+        """It ended well, with *raw*."""
+        with self._lock:
+            self.first_chunk()
+            if self._leases.end(self):
+                with suppress(StopIteration):
+                    self._flow.send(raw)
+
+    def fail(self, error: BaseException) -> None:
+        """It ended badly; an *error* that is no ``Exception`` (a cancellation) says nothing about the provider."""
+        with self._lock:
+            if self._leases.end(self):
+                try:
+                    self._flow.throw(error)
+                except BaseException as raised:
+                    if raised is not error:
+                        raise
+
+    def cancel(self) -> None:
+        """The caller went away."""
+        with self._lock:
+            if self._leases.end(self):
+                self._flow.close()
+
+
+class Leases:
+    """The handles that are open, oldest first: who lets one run out has its call ended for him."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.seconds, self._clock = seconds, clock
+        self._ends: dict[Handle, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __contains__(self, handle: Handle) -> bool:
+        return handle in self._ends
+
+    def grant(self, handle: Handle) -> None:
+        """Begin the lease of *handle*."""
+        self._ends[handle] = self._clock() + self.seconds
+
+    def end(self, handle: Handle) -> bool:
+        """End the lease of *handle*; False where somebody already did."""
+        return self._ends.pop(handle, None) is not None
+
+    def expire(self, now: float) -> None:
+        """Cancel what has run out by *now*."""
+        while self._ends:
+            try:
+                oldest, ends = next(iter(self._ends.items()))
+            except (StopIteration, RuntimeError):  # another thread ended or granted one meanwhile
+                return
+            if ends > now:
+                return
+            oldest.cancel()
+
+
+def hold(flow: Flow, call: Call, plan: Plan, leases: Leases, *, may_wait: bool) -> Handle:
+    """Drive *flow* in this thread to where it would be sent. Where nobody may wait, a hook that would is thrown
+    ``Refused``."""
+    resume, value = flow.send, None
+    try:
+        while True:
+            step = resume(value)
+            if type(step) is Attempt:
+                return Handle(flow, call, step, leases)
+            try:
+                resume, value = flow.send, _perform(step, call, plan, may_wait)
+            except BaseException as error:
+                resume, value = thrower(flow, error), error
+    finally:
+        del value
+
+
+async def ahold(flow: Flow, call: Call, plan: Plan, leases: Leases) -> Handle:
+    """Drive *flow* in this task to where it would be sent."""
+    resume, value = flow.send, None
+    try:
+        while True:
+            step = resume(value)
+            if type(step) is Attempt:
+                return Handle(flow, call, step, leases)
+            try:
+                resume, value = flow.send, await _aperform(step, call, plan)
+            except BaseException as error:
+                value = whose(error)
+                resume = thrower(flow, value)
+    finally:
+        del value
+
+
+def _perform(step: Any, call: Call, plan: Plan, may_wait: bool) -> Any:  # noqa: FBT001
+    if type(step) is Wait:
+        seconds = affordable(step, plan, call.deadline)
+        if not may_wait and seconds:
+            raise Refused(f"this caller cannot wait {seconds:.3g} s", seconds)
+        return plan.sleep(seconds)
+    return step.run() if type(step) is Ask else _decline(step)
+
+
+async def _aperform(step: Any, call: Call, plan: Plan) -> Any:
+    if type(step) is Wait:
+        return await asyncio.sleep(affordable(step, plan, call.deadline))
+    return await step.arun() if type(step) is Ask else _decline(step)
+
+
+def _decline(step: Any) -> bool | None:
+    """What a framework that sends by itself cannot do: take an answer, or sit at somebody else's upstream."""
+    if type(step) is Deliver:
+        return False
+    if type(step) is Join:
+        return None
+    raise TypeError(f"{step!r} is not a step")

@@ -1,0 +1,306 @@
+"""What happens to a call, as generators without I/O: they yield steps, a driver performs them and sends back what came.
+
+A step that fails is thrown in. A caller who goes away is a ``BaseException`` that is no ``Exception``: cancellation,
+``GeneratorExit``, Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from threading import get_ident
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any
+
+from llmkit_plugins.call import Attempt, Call, Outcome, Response, Target
+from llmkit_plugins.errors import (
+    FAILOVER_KINDS,
+    ErrorKind,
+    NoTarget,
+    PluginFailed,
+    ProviderFailure,
+    Refused,
+    TimedOut,
+)
+from llmkit_plugins.steps import Answer, Share
+
+if TYPE_CHECKING:
+    from llmkit_plugins.backend import Backend
+    from llmkit_plugins.engine.plan import Hook, Plan
+
+Flow = Generator[Any, Any, Any]
+"""Yields ``Wait`` and ``Ask`` for its hooks, an ``Attempt`` (or, where the backend delegates, the ``Call``) to be sent,
+and:"""
+
+
+@dataclass(slots=True)
+class Deliver:
+    """To the driver: hand *answer* to the caller. It sends back whether it could."""
+
+    answer: Answer
+
+
+@dataclass(slots=True)
+class Join:
+    """To the driver: a seat at the upstream that calls with this key share; *flow* starts it if none is under way."""
+
+    share: Share
+    flow: Flow
+
+
+@dataclass(slots=True)
+class Relay:
+    """To the driver: hand *head*, then *source*, to the caller. It sends back the last of them. Pauses count for
+    *attempt*."""
+
+    head: Iterable[Any]
+    source: Any
+    attempt: Attempt | None = None
+
+
+def request(plan: Plan, call: Call, flow: Flow) -> Flow:
+    """One caller's story: the pre hooks, then an answer, a seat at an upstream or *flow*, its own; exactly one of
+    ``post_response`` and ``error``."""
+    settle()
+    seat = None
+    try:
+        answer = (yield from consult(plan, plan.pre_request, call)) if plan.pre_request else None
+        if answer is not None and (yield Deliver(answer)):
+            response = answer.response
+        else:
+            if call.share is not None:
+                seat = yield Join(call.share, flow)
+            if seat is None:
+                call.share = None
+                raw = yield from flow
+                response = Response(raw, call.attempts[-1] if call.attempts else None)
+            else:
+                try:
+                    raw = yield Relay((), seat)
+                finally:
+                    seat.leave()
+                response = seat.response(raw)
+    except BaseException as error:
+        left_with = None if isinstance(error, Exception) else _answer_left_with(call, seat)
+        if left_with is not None:
+            _end_well(plan, call, left_with)
+        else:
+            call.outcome = outcome_of(error)
+            tell(plan, plan.error, call.heard, call, error)
+        raise
+    _end_well(plan, call, response)
+    return response
+
+
+def _end_well(plan: Plan, call: Call, response: Response) -> None:
+    call.outcome, call.response = "ok", response
+    tell(plan, plan.post_response, call.heard, call, response)
+
+
+def _answer_left_with(call: Call, seat: Any) -> Response | None:
+    """The answer of a caller who went away after its last word, with nothing left to wait for."""
+    if seat is not None:
+        return seat.response(None) if call.stream and seat.answered() else None
+    last = call.attempts[-1] if call.attempts else None
+    return Response(None, last) if call.stream and last is not None and last.outcome == "ok" else None
+
+
+def upstream(plan: Plan, call: Call, targets: Sequence[Target], backend: Backend) -> Flow:
+    """The provider's story, told once for all who share it: route, attempt, fail over while nothing was handed over."""
+    dropped: dict[str, str | Refused] = {}
+    failure: Exception | None = None
+    try:
+        targets = _serving(call, targets, dropped)
+        while (target := choose(plan, call, targets, dropped)) is not None:
+            if call.deadline is not None and call.share is None and plan.clock() >= call.deadline:
+                raise failure or TimedOut("the call's deadline has passed")
+            targets = [other for other in targets if other is not target]
+            try:
+                return (yield from attempt_at(plan, call, target, backend))
+            except Refused as refusal:
+                dropped[target.name] = refusal
+            except Exception as error:
+                last = call.attempts[-1]
+                if last.first_chunk is not None or last.kind not in FAILOVER_KINDS:
+                    raise
+                failure = error
+        raise failure or _sole(dropped)
+    finally:
+        del failure  # its traceback holds this frame
+
+
+def delegated(call: Call) -> Flow:
+    """The provider's story where the framework routes and retries: it is sent the whole call."""
+    raw = yield call
+    if call.stream:
+        raw = yield raw
+    return raw
+
+
+def attempt_at(plan: Plan, call: Call, target: Target, backend: Backend) -> Flow:
+    """One try of *call* at *target*; exactly one ``post_attempt`` for each ``pre_attempt``."""
+    attempt = Attempt(len(call.attempts) + 1, target)
+    call.attempts.append(attempt)
+    try:
+        if plan.pre_attempt:
+            yield from consult(plan, plan.pre_attempt, call, attempt)
+        attempt.started = plan.clock()
+        raw = yield attempt
+        if call.stream:
+            attempt.first_chunk = plan.clock()
+            raw = yield raw
+        attempt.outcome = "ok"
+    except Refused as refusal:
+        attempt.outcome, attempt.error = "refused", refusal
+        raise
+    except Exception as error:
+        attempt.outcome, attempt.error = "error", error
+        attempt.kind, attempt.retry_after = _diagnose(plan, backend, error)
+        raise
+    except BaseException as gone:
+        complete = attempt.finish_reason is not None and attempt.first_chunk is not None
+        attempt.outcome, attempt.error = ("ok", None) if complete else ("cancelled", gone)
+        raise
+    finally:
+        attempt.finished = plan.clock()
+        tell(plan, plan.post_attempt, attempt.heard, call, attempt)
+        attempt.error = None  # it holds this frame, which holds the attempt: a cycle per failed call
+    return raw
+
+
+def consult(plan: Plan, hooks: tuple[Hook, ...], call: Call, attempt: Attempt | None = None) -> Flow:
+    """Let each pre hook speak. ``heard`` counts those that began to: they, and only they, will be told the end."""
+    subject = call if attempt is None else attempt
+    for need, hook, who, critical in hooks:
+        subject.heard = need
+        try:
+            said = hook(call) if attempt is None else hook(call, attempt)
+            if said is None:
+                continue
+            if type(said) is GeneratorType:
+                said = yield from said
+            if type(said) is Answer and attempt is None:
+                return said
+            if type(said) is Share and attempt is None:
+                call.share = said
+            elif said is not None:
+                raise TypeError(f"a hook may not return {said!r}")
+        except Refused:
+            raise
+        except Exception as bug:
+            _contain(plan, who, bug, critical)
+    return None
+
+
+def choose(plan: Plan, call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Target | None:
+    """The first of the targets that are left when every route hook has narrowed and ordered them."""
+    ordered = route(plan, call, targets, dropped)
+    return ordered[0] if ordered else None
+
+
+def route(plan: Plan, call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Sequence[Target]:
+    """*targets* as the route hooks leave them; *dropped* gets a line for each that one of them left out."""
+    for _, hook, who, critical in plan.route:
+        if not targets:
+            break
+        try:
+            kept = hook(call, targets)
+            if kept is None or kept is targets:
+                continue
+            if not set(kept) <= set(targets):
+                raise ValueError(f"{who} returned targets it was not given")
+        except Refused:
+            raise
+        except Exception as bug:
+            _contain(plan, who, bug, critical)
+        else:
+            if len(kept) < len(targets):
+                dropped.update((target.name, f"dropped by {who}") for target in targets if target not in kept)
+            targets = kept
+    return targets
+
+
+def _serving(call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Sequence[Target]:
+    model = call.model
+    if model is None or all(target.serves is None for target in targets):
+        return targets
+    dropped.update(
+        (t.name, f"does not serve {model!r}") for t in targets if t.serves is not None and model not in t.serves
+    )
+    return [target for target in targets if target.serves is None or model in target.serves]
+
+
+def _contain(plan: Plan, who: str, bug: Exception, critical: bool) -> None:  # noqa: FBT001
+    """A plugin's bug changes nothing, unless it is marked critical or the kit was told to raise."""
+    raises = plan.bugs.report(who, bug)
+    if critical:
+        raise PluginFailed(who) from bug
+    if raises:
+        raise bug
+
+
+def _diagnose(plan: Plan, backend: Backend, error: Exception) -> tuple[ErrorKind | None, float | None]:
+    if isinstance(error, ProviderFailure):
+        return error.kind, None
+    try:
+        return backend.kind(error), backend.retry_after(error)
+    except Exception as bug:
+        plan.bugs.report(f"{type(backend).__name__}.kind", bug)
+        return None, None
+
+
+def _sole(dropped: dict[str, str | Refused]) -> Refused:
+    """What to raise when nobody could be asked: the one refusal there was, or ``NoTarget`` with all the reasons."""
+    one = next(iter(dropped.values()), None)
+    return one if len(dropped) == 1 and isinstance(one, Refused) else NoTarget(dropped)
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """Cancelled is not failed: only an ``Exception`` speaks of the call."""
+    return "refused" if isinstance(error, Refused) else "error" if isinstance(error, Exception) else "cancelled"
+
+
+def tell(plan: Plan, hooks: tuple[Hook, ...], heard: int, call: Call, story: Any) -> None:
+    """Tell each plugin that was asked how it ended; no bug and no Ctrl-C inside one keeps it from the others."""
+    if _collecting and get_ident() in _collecting:
+        _late_ends.append((plan, hooks, heard, call, story))
+        return
+    raised: BaseException | None = None
+    for need, hook, who, _ in hooks:
+        if need <= heard:
+            try:
+                hook(call, story)
+            except Exception as bug:
+                raised = bug if plan.bugs.report(who, bug) else raised
+            except BaseException as gone:
+                raised = gone
+    if raised is not None:
+        try:
+            raise raised
+        finally:
+            del raised
+
+
+# An end brought about by the garbage collector is told later: a hook of this very thread may be holding a lock right
+# now.
+_late_ends: deque[tuple[Plan, tuple[Hook, ...], int, Call, Any]] = deque()
+_collecting: set[int] = set()
+
+
+def _watch_collector(phase: str, _: object) -> None:
+    (_collecting.add if phase == "start" else _collecting.discard)(get_ident())
+
+
+gc.callbacks.append(_watch_collector)
+
+
+def settle() -> None:
+    """Tell the ends that the garbage collector brought about; threads may do so at once."""
+    while _late_ends and get_ident() not in _collecting:
+        try:
+            late = _late_ends.popleft()
+        except IndexError:  # another thread took the last one
+            return
+        tell(*late)

@@ -1,0 +1,270 @@
+"""The registered plugins in order, and the ways to make a call through them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import RLock
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import pluggy
+
+from llmkit_plugins import hookspecs
+from llmkit_plugins.backend import Backend
+from llmkit_plugins.call import Call, Response, Target
+from llmkit_plugins.clock import SYSTEM_CLOCK, Clock, sleep_of
+from llmkit_plugins.engine import drivers
+from llmkit_plugins.engine.handle import Handle, Leases, ahold, hold
+from llmkit_plugins.engine.lifecycle import Flow, attempt_at, delegated, request, route, settle, upstream
+from llmkit_plugins.engine.plan import Bugs, Plan, check_hooks, compile_hooks
+from llmkit_plugins.engine.sharing import Flights
+from llmkit_plugins.errors import ConfigError, LLMKitError
+
+_PLAIN = Backend()
+
+
+class LLMKit:
+    """Plugins in order, the targets they choose from, and the lifecycle that runs them around a call.
+
+    *plugins* are instances; their order is the order of the hooks. *clock* returns seconds and never goes backwards.
+    *on_plugin_error* says what a plugin's bug does: ``"log"`` (logged once per hook, counted, the call goes on) or
+    ``"raise"`` (for tests). What a framework began and never ended is cancelled after *lease_seconds*. Raises
+    ``ConfigError`` for a plugin without hooks, with unknown or async ones, or for two targets of one name.
+    """
+
+    def __init__(
+        self,
+        plugins: Iterable[Any] = (),
+        targets: Iterable[Target] = (),
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        on_plugin_error: Literal["log", "raise"] = "log",
+        lease_seconds: float = 600.0,
+    ) -> None:
+        self.targets: tuple[Target, ...] = _unique(targets)
+        self.clock = clock
+        self.flights = Flights(clock)
+        self.leases = Leases(clock, lease_seconds)
+        self._bugs = Bugs(on_plugin_error)
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._plugins: dict[str, Any] = {}
+        self._lock = RLock()
+        self._closed = False
+        self._compile()
+        for plugin in plugins:
+            self.register(plugin)
+
+    @classmethod
+    def from_config(cls, source: str | Path | Mapping[str, Any] | None = None, *, clock: Clock = SYSTEM_CLOCK) -> Self:
+        """A kit as a TOML file or a dict describes it.
+
+        Without *source*, the file named by ``LLMKIT_CONFIG``, else ``llmkit.toml``, else ``[tool.llmkit]`` in
+        ``pyproject.toml``. Raises ``ConfigError`` that names file and key.
+        """
+        from llmkit_plugins.config import assemble
+
+        assembled = assemble(source)
+        settings = assembled.settings
+        kit = cls(
+            (),
+            assembled.targets,
+            clock=clock,
+            on_plugin_error=settings.on_plugin_error,
+            lease_seconds=settings.lease_seconds,
+        )
+        for name, plugin in assembled.plugins:
+            kit.register(plugin, name)
+        return kit
+
+    # -- plugins ----------------------------------------------------------------------------------------------------
+
+    @property
+    def plugins(self) -> Mapping[str, Any]:
+        """The plugins by name, in order."""
+        return dict(self._plugins)
+
+    @property
+    def bugs(self) -> Counter[str]:
+        """How often each ``plugin.hook`` failed."""
+        return self._bugs.counts
+
+    def register(self, plugin: Any, name: str | None = None, at: int | None = None) -> None:
+        """Add *plugin*, last or at place *at*; calls under way do not see it.
+
+        Its name is *name*, else its own ``name``, else that of its class; a number is added where that is taken. A
+        plugin's ``attach(kit)``, if it has one, is called first. Raises ``ConfigError`` for hooks that cannot work.
+        """
+        name = name or getattr(plugin, "name", None) or type(plugin).__name__
+        check_hooks(plugin, name)
+        with self._lock:
+            if any(plugin is other for other in self._plugins.values()):
+                raise ConfigError("this plugin is already registered", key=name)
+            if name in self._plugins:
+                name = next(
+                    f"{name}-{n}" for n in range(2, len(self._plugins) + 3) if f"{name}-{n}" not in self._plugins
+                )
+            if hasattr(plugin, "attach"):
+                plugin.attach(self)
+            self._manager.register(plugin, name)
+            order = list(self._plugins.items())
+            order.insert(len(order) if at is None else at, (name, plugin))
+            self._plugins = dict(order)
+            self._compile()
+
+    def unregister(self, plugin: Any) -> None:
+        """Remove *plugin* (itself or its name); calls under way that it saw begin still tell it how they end."""
+        with self._lock:
+            name = self._name_of(plugin)
+            self._manager.unregister(name=name)
+            self._plugins = {other: kept for other, kept in self._plugins.items() if other != name}
+            self._compile()
+
+    def reorder(self, names: Sequence[str]) -> None:
+        """Put the plugins in the order of *names*, which must be all of theirs; calls under way keep the old order."""
+        with self._lock:
+            if sorted(names) != sorted(self._plugins):
+                raise ConfigError(
+                    f"{list(names)} are not the plugins", key="plugins", right=f"all of {', '.join(self._plugins)}"
+                )
+            self._plugins = {name: self._plugins[name] for name in names}
+            self._compile()
+
+    def _name_of(self, plugin: Any) -> str:
+        for name, registered in self._plugins.items():
+            if plugin is registered or plugin == name:
+                return name
+        raise ConfigError(
+            f"{plugin!r} is not registered", key="plugins", right=f"one of {', '.join(self._plugins) or 'none'}"
+        )
+
+    def _compile(self) -> None:
+        hooks = compile_hooks(list(self._plugins.values()), self._manager)
+        self._plan = Plan(**hooks, clock=self.clock, sleep=sleep_of(self.clock), flights=self.flights, bugs=self._bugs)
+
+    # -- calls ------------------------------------------------------------------------------------------------------
+
+    def call(self, call: Call, backend: Backend) -> Response:
+        """Send *call* through the plugins and return what it ended with, waiting in this thread."""
+        plan, flow = self._begin(call, backend, stream=False)
+        response: Response = drivers.run(flow, call, backend, plan, call.deadline)
+        return response
+
+    async def acall(self, call: Call, backend: Backend) -> Response:
+        """Send *call* through the plugins and return what it ended with."""
+        plan, flow = self._begin(call, backend, stream=False)
+        response: Response = await drivers.arun(flow, call, backend, plan, call.deadline)
+        return response
+
+    def stream(self, call: Call, backend: Backend) -> Iterator[Any]:
+        """Send *call* and yield the answer in chunks, in this thread. Once it ended well it is in ``call.response``."""
+        plan, flow = self._begin(call, backend, stream=True)
+        return drivers.stream(flow, call, backend, plan, call.deadline)
+
+    def astream(self, call: Call, backend: Backend) -> AsyncIterator[Any]:
+        """Send *call* and yield the answer in chunks. Once it ended well it is in ``call.response``."""
+        plan, flow = self._begin(call, backend, stream=True)
+        return drivers.astream(flow, call, backend, plan, call.deadline)
+
+    def _begin(self, call: Call, backend: Backend, *, stream: bool) -> tuple[Plan, Flow]:
+        self._check_fresh(call)
+        call.stream = stream
+        plan = self._plan
+        if backend.delegates:
+            return plan, request(plan, call, delegated(call))
+        return plan, request(plan, call, upstream(plan, call, backend.targets or self.targets, backend))
+
+    # -- calls that a framework sends by itself ---------------------------------------------------------------------
+
+    def begin(self, call: Call, target: Target, backend: Backend = _PLAIN, *, may_wait: bool = False) -> Handle:
+        """Ask the plugins about *call*, which the framework is about to send to *target*; the handle is told how it
+        ends.
+
+        Raises what a plugin refused with. Where the caller cannot wait (a callback), a plugin that would is refused
+        instead.
+        """
+        plan, flow = self._begin_framework_call(call, target, backend)
+        return hold(flow, call, plan, self.leases, may_wait=may_wait)
+
+    async def abegin(self, call: Call, target: Target, backend: Backend = _PLAIN) -> Handle:
+        """The same, awaiting where a plugin waits."""
+        plan, flow = self._begin_framework_call(call, target, backend)
+        return await ahold(flow, call, plan, self.leases)
+
+    def _begin_framework_call(self, call: Call, target: Target, backend: Backend) -> tuple[Plan, Flow]:
+        self._check_fresh(call)
+        plan = self._plan
+        return plan, request(plan, call, upstream(plan, call, (target,), backend))
+
+    def route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target]:
+        """*targets* as the plugins leave them for the next attempt of *call*, best first; for backends that
+        delegate."""
+        return route(self._plan, call, targets, {})
+
+    def attempt(self, call: Call, target: Target, backend: Backend = _PLAIN, *, may_wait: bool = True) -> Handle:
+        """Ask the plugins about one attempt of *call*, a call under way through a backend that delegates."""
+        self.leases.expire(self.clock())
+        plan = self._plan
+        return hold(attempt_at(plan, call, target, backend), call, plan, self.leases, may_wait=may_wait)
+
+    async def aattempt(self, call: Call, target: Target, backend: Backend = _PLAIN) -> Handle:
+        """The same, awaiting where a plugin waits."""
+        self.leases.expire(self.clock())
+        plan = self._plan
+        return await ahold(attempt_at(plan, call, target, backend), call, plan, self.leases)
+
+    def _check_fresh(self, call: Call) -> None:
+        if self._closed:
+            raise LLMKitError("this kit is closed")
+        if call.outcome is not None or call.attempts:
+            raise LLMKitError("a Call is made once: make a new one for each request")
+        if self.leases:
+            self.leases.expire(self.clock())
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop shared upstreams, cancel what frameworks left open, tell late ends and close the plugins; once."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self.flights.close()
+        self.leases.expire(float("inf"))
+        settle()
+        for name, plugin in reversed(self._plugins.items()):
+            if hasattr(plugin, "close"):
+                try:
+                    plugin.close()
+                except Exception as bug:
+                    self._bugs.report(f"{name}.close", bug)
+
+    async def aclose(self) -> None:
+        """Close, and wait until the shared upstreams of this event loop have ended."""
+        tasks = self.flights.tasks(asyncio.get_running_loop())
+        self.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        settle()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        await self.aclose()
+
+
+def _unique(targets: Iterable[Target]) -> tuple[Target, ...]:
+    listed = tuple(targets)
+    for name, times in Counter(target.name for target in listed).items():
+        if times > 1:
+            raise ConfigError(f"{times} targets are called {name!r}", key="targets", right="a name of its own for each")
+    return listed

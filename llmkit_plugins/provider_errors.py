@@ -1,0 +1,143 @@
+"""What an exception of a provider's client means: its kind, and how long to stay away.
+
+Works on the attributes that the clients of this field share (``status_code``, ``code``, ``body``,
+``response.headers``), so that no client has to be imported. The kinds and what may be done about them are in
+:mod:`llmkit_plugins.errors`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from llmkit_plugins.errors import ErrorKind
+
+_BY_STATUS: dict[int, ErrorKind] = {
+    400: "bad_request",
+    401: "auth",
+    402: "auth",
+    403: "auth",
+    404: "bad_request",
+    408: "timeout",
+    409: "server",
+    413: "context_length",
+    422: "bad_request",
+    425: "overloaded",
+    429: "rate_limit",
+    503: "overloaded",
+    504: "timeout",
+    529: "overloaded",
+}
+_CONTEXT_LENGTH = re.compile(
+    r"context.?length|context.?window|maximum context|too many tokens|prompt is too long", re.I
+)
+_CONTENT_FILTER = re.compile(r"content.?filter|content.?policy|responsible.?ai", re.I)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
+_UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+def kind_of(error: BaseException) -> ErrorKind | None:
+    """The kind of a provider's *error*: its own ``kind``, else by its status, else by what it derives from. None: not
+    known."""
+    kind: ErrorKind | None = getattr(error, "kind", None)
+    if kind is not None:
+        return kind
+    status = status_of(error)
+    if status is not None:
+        return _kind_of_status(status, error)
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if isinstance(error, TimeoutError) or names & {"APITimeoutError", "TimeoutException", "Timeout"}:
+        return "timeout"
+    if isinstance(error, ConnectionError) or names & {"APIConnectionError", "TransportError", "ClientConnectionError"}:
+        return "connection"
+    return None
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that *error* carries, itself or on its response."""
+    for holder in (error, getattr(error, "response", None)):
+        status = getattr(holder, "status_code", None)
+        if status is not None:
+            with suppress(TypeError, ValueError):
+                return int(status)
+    return None
+
+
+def _kind_of_status(status: int, error: BaseException) -> ErrorKind | None:
+    if status in (400, 413, 422):
+        text = f"{getattr(error, 'code', '')} {error}"
+        if _CONTEXT_LENGTH.search(text):
+            return "context_length"
+        if _CONTENT_FILTER.search(text):
+            return "content_filter"
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    return "server" if status >= 500 else "bad_request" if status >= 400 else None
+
+
+def retry_after_of(error: BaseException) -> float | None:
+    """Seconds that *error* asks to stay away: its own ``retry_after``, else by the headers of its response."""
+    own = getattr(error, "retry_after", None)
+    if isinstance(own, int | float):
+        return float(own)
+    for holder in (getattr(error, "response", None), error):
+        for name in ("headers", "litellm_response_headers"):
+            headers = getattr(holder, name, None)
+            if headers is not None:
+                with suppress(TypeError, ValueError, AttributeError):
+                    seconds = retry_after(headers)
+                    if seconds is not None:
+                        return seconds
+    return None
+
+
+def retry_after(headers: Mapping[str, Any], wall_clock: float | None = None) -> float | None:
+    """Seconds to stay away, by every usual header: ``retry-after`` (seconds or a date), ``retry-after-ms`` and the
+    ``x-ratelimit-reset-*`` of exhausted limits. Where several say, the longest. *wall_clock* is the Unix time that
+    dates count from.
+    """
+    lower = {str(name).lower().removeprefix("llm_provider-"): str(value).strip() for name, value in headers.items()}
+    now = time.time() if wall_clock is None else wall_clock
+    said = [_seconds(lower["retry-after"], now)] if "retry-after" in lower else []
+    if "retry-after-ms" in lower:
+        said.append(_number(lower["retry-after-ms"], 0.001))
+    for name, value in lower.items():
+        left = lower.get(name.replace("-reset", "-remaining"), "0")
+        if (
+            name.startswith(("x-ratelimit-reset", "anthropic-ratelimit-"))
+            and "-reset" in name
+            and _number(left, 1.0) == 0.0
+        ):
+            said.append(_seconds(value, now))
+    waits = [seconds for seconds in said if seconds is not None]
+    return max(0.0, *waits) if waits else None
+
+
+def _seconds(value: str, now: float) -> float | None:
+    """A number of seconds, a duration such as ``6m0s``, a Unix time, or a date."""
+    seconds = _number(value, 1.0)
+    if seconds is not None:
+        return seconds - now if seconds > 1e9 else seconds
+    parts = _DURATION.findall(value)
+    if parts and "".join(number + unit for number, unit in parts) == value:
+        return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+    return _date(value, now)
+
+
+def _number(value: str, unit: float) -> float | None:
+    with suppress(ValueError):
+        return float(value) * unit
+    return None
+
+
+def _date(value: str, now: float) -> float | None:
+    from datetime import datetime
+
+    for parse in (parsedate_to_datetime, datetime.fromisoformat):
+        with suppress(ValueError, TypeError):
+            return parse(value).timestamp() - now
+    return None

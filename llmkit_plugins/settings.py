@@ -1,0 +1,180 @@
+"""The base of everybody's settings: frozen, keyword-only, and wrong in a way that says what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from types import NoneType
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+
+from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.source import FromEnv, join, scrub
+
+_TYPES = {
+    "bool": "true or false",
+    "bytes": "text",
+    "dict": "a table",
+    "float": "a number",
+    "frozen_set": "a list",
+    "int": "a whole number",
+    "list": "a list",
+    "model": "a table",
+    "set": "a list",
+    "string": "text",
+    "tuple": "a list",
+}
+
+
+class ConfigErrors(ConfigError):
+    """Several settings are wrong: *errors* has each of them, and the attributes are those of the first."""
+
+    def __init__(self, errors: Sequence[ConfigError]) -> None:
+        first = errors[0]
+        super().__init__(first.what, first.file, first.key, first.right)
+        self.errors = tuple(errors)
+        self.args = (self.errors,)
+
+    def __str__(self) -> str:
+        return "\n  ".join([f"{len(self.errors)} settings are wrong:", *map(str, self.errors)])
+
+
+def each(error: ConfigError) -> tuple[ConfigError, ...]:
+    """The single errors that *error* stands for."""
+    return error.errors if isinstance(error, ConfigErrors) else (error,)
+
+
+def as_one(errors: Sequence[ConfigError]) -> ConfigError:
+    """One error to raise for *errors*: the only one itself, else all of them together."""
+    return errors[0] if len(errors) == 1 else ConfigErrors(errors)
+
+
+class Settings(BaseModel):
+    """The base of a plugin's settings. Fields have units in their names and a description; unknown ones are refused.
+
+    Raises ``ConfigError`` that names the setting, what is wrong with it and what would be right. A validator of a subclass
+    may raise one too: ``ConfigError(what, right=...)``. Values of secret types, of fields with ``repr=False`` and values that
+    came from the environment are never shown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            wrong = _explain(error, type(self), values)
+        else:
+            return
+        # Outside the handler: pydantic's own error, chained to this one, would carry the values.
+        raise as_one(wrong)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and _leaves(field.annotation) <= {int, float, NoneType}:
+            raise ConfigError(f"{_shown(value)} is not valid", right=_described("a number", field))
+        return value
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to write instead of the unknown *name*: the nearest of *known*, or all of them."""
+    known = sorted(known)
+    if near := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean {near[0]}?"
+    return f"one of {', '.join(known)}" if known else "nothing can be set here"
+
+
+def _explain(error: ValidationError, model: type[Settings], values: Mapping[str, Any]) -> list[ConfigError]:
+    """pydantic's findings in our words. The alternatives of a union, one finding each there, become one error."""
+    found: dict[str, list[ConfigError]] = {}
+    for detail in error.errors(include_url=False):
+        loc = detail["loc"]
+        key = _key(loc, values, missing=detail["type"] == "missing")
+        field = model.model_fields.get(str(loc[0])) if loc else None
+        found.setdefault(key, []).extend(_findings(detail, key, field, model))
+    return [wrong for findings in found.values() for wrong in _alternatives(findings)]
+
+
+def _findings(detail: Any, key: str, field: FieldInfo | None, model: type[Settings]) -> list[ConfigError]:
+    kind, value = detail["type"], detail["input"]
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return [_moved(wrong, key, value, field) for wrong in each(cause)]
+    if kind == "extra_forbidden":
+        return [ConfigError("there is no such setting", key=key, right=nearest(detail["loc"][-1], _names(model)))]
+    if kind == "missing":
+        return [ConfigError("is missing", key=key, right=_described("", field))]
+    if cause is not None:
+        return [_moved(ConfigError(str(cause), right=_described("", field)), key, value, field)]
+    return [ConfigError(_not_valid(value, field), key=key, right=_described(_expected(kind, detail["msg"]), field))]
+
+
+def _moved(wrong: ConfigError, key: str, value: object, field: FieldInfo | None) -> ConfigError:
+    """What a validator said, at its place. It may have quoted the value, so its words are dropped where that is private."""
+    what = _not_valid(value, field) if isinstance(value, FromEnv) or _private(field) else scrub(wrong.what, value)
+    return ConfigError(what, key=join(key, wrong.key), right=wrong.right and scrub(wrong.right, value))
+
+
+def _alternatives(findings: list[ConfigError]) -> list[ConfigError]:
+    first = findings[0]
+    if len(findings) == 1 or any((wrong.key, wrong.what) != (first.key, first.what) for wrong in findings):
+        return findings
+    rights = dict.fromkeys(wrong.right for wrong in findings if wrong.right)
+    return [ConfigError(first.what, key=first.key, right=", or ".join(rights) or None)]
+
+
+def _key(loc: tuple[int | str, ...], values: Mapping[str, Any], *, missing: bool) -> str:
+    """The place as it would be written: ``limits[0].per``. What is not in the values is a label of a union's member."""
+    key, here = "", values if not loc else {loc[0]: values.get(str(loc[0]))}
+    for number, part in enumerate(loc, 1):
+        if isinstance(here, Mapping) and (part in here or (missing and number == len(loc))):
+            key, here = join(key, str(part)), here.get(part)
+        elif isinstance(here, list | tuple) and isinstance(part, int):
+            key, here = f"{key}[{part}]", here[part]
+    return key
+
+
+def _expected(kind: str, message: str) -> str:
+    name, _, problem = kind.rpartition("_")
+    if problem in ("type", "parsing") and name in _TYPES:
+        return _TYPES[name]
+    said = message.removeprefix("Input should be ").removeprefix("a valid ")
+    return said[:1].lower() + said[1:]
+
+
+def _described(expected: str, field: FieldInfo | None) -> str | None:
+    return ": ".join(filter(None, [expected, (field.description or "") if field else ""])) or None
+
+
+def _not_valid(value: object, field: FieldInfo | None) -> str:
+    return f"{'the value' if _private(field) else _shown(value)} is not valid"
+
+
+def _shown(value: object) -> str:
+    """*value* as its author knows it, in short; for one from the environment that is the reference."""
+    if isinstance(value, Mapping | BaseModel):
+        return "a table"
+    if isinstance(value, list | tuple | set | frozenset):
+        return "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "nothing" if value is None else repr(value) if isinstance(value, FromEnv) else reprlib.repr(value)
+
+
+def _private(field: FieldInfo | None) -> bool:
+    return field is not None and (not field.repr or not _leaves(field.annotation).isdisjoint({SecretStr, SecretBytes}))
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The plain types in an annotation: ``int | None`` has ``int`` and ``NoneType``."""
+    members = get_args(annotation)
+    return {leaf for member in members for leaf in _leaves(member)} if members else {annotation}
+
+
+def _names(model: type[Settings]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -1,0 +1,49 @@
+"""What a ``pre`` hook may say: two steps to yield, two ends to return. The host performs them, waiting or awaiting."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmkit_plugins.call import Response
+
+
+@dataclass(slots=True)
+class Wait:
+    """Yielded: let *seconds* pass, then resume the hook. Past the call's deadline it raises ``Refused`` in the hook."""
+
+    seconds: float
+
+
+@dataclass(slots=True)
+class Ask:
+    """Yielded: one piece of I/O in its two forms; the hook resumes with what it returned, or is thrown what it
+    raised."""
+
+    run: Callable[[], Any]
+    arun: Callable[[], Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class Answer:
+    """Returned by ``pre_request``: *response* is the answer, nobody need be asked. *chunks* is its streamed form."""
+
+    response: Response
+    chunks: Iterable[Any] = ()
+
+
+@dataclass(slots=True)
+class Share:
+    """Returned by ``pre_request``: calls in flight with an equal *key* are served by one upstream.
+
+    The key must cover everything that can change the answer or who may see it. A flight is joined while it is at most
+    *max_age_seconds* old and holds at most *max_chunks*; after that the next caller starts another. Beyond
+    *max_flights* under way, a call that would start one more goes alone. ``None`` means no bound.
+    """
+
+    key: Hashable
+    max_age_seconds: float | None = None
+    max_chunks: int | None = None
+    max_flights: int | None = None

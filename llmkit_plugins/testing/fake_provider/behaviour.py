@@ -1,0 +1,83 @@
+"""How a fake provider behaves: its settings, all in one frozen object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.testing.fake_provider.checks import not_negative, whole
+from llmkit_plugins.testing.fake_provider.faults import Fault
+from llmkit_plugins.testing.fake_provider.latency import Latency, latency_of
+
+RequestBody = Mapping[str, Any]
+Reply = str | Sequence[str] | Callable[[RequestBody], str]
+
+
+class BehaviourSettings(TypedDict, total=False):
+    """The fields of :class:`Behaviour` as keyword arguments."""
+
+    reply: Reply
+    first_token_seconds: float | Latency
+    per_token_seconds: float | Latency
+    faults: Sequence[Fault]
+    max_in_flight: int | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    models: Sequence[str]
+    input_price: float
+    output_price: float
+    cached_price: float | None
+    cached_tokens: int
+    reasoning_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """How a fake provider behaves. Raises ``ConfigError`` where a setting cannot be used."""
+
+    reply: Reply = "The quick brown fox jumps over the lazy dog."
+    """What it says: always this, each of several in turn, or what a function makes of the request's body."""
+    first_token_seconds: float | Latency = 0.0
+    """Until the first token, which comes with the response's headers; embeddings take as long."""
+    per_token_seconds: float | Latency = 0.0
+    """From each token to the next. A whole answer takes as long as a streamed one."""
+    faults: Sequence[Fault] = ()
+    """What goes wrong; the first that hits a request counts."""
+    max_in_flight: int | None = None
+    """How many requests are worked on at once; the rest wait in the order they came. None: any number."""
+    requests_per_minute: int | None = None
+    """Beyond it: 429, with the time to wait. Told in ``x-ratelimit-*-requests``. None: no limit."""
+    tokens_per_minute: int | None = None
+    """The same for tokens, prompt and answer together."""
+    models: Sequence[str] = ()
+    """The models it has; asked for another it answers 404. None named: it has any."""
+    input_price: float = 0.0
+    """USD per million prompt tokens."""
+    output_price: float = 0.0
+    """USD per million completion tokens."""
+    cached_price: float | None = None
+    """USD per million prompt tokens read from its cache; None: as any."""
+    cached_tokens: int = 0
+    """How many tokens of each prompt it reports as read from its cache, at most all."""
+    reasoning_tokens: int = 0
+    """How many completion tokens it reports as spent on reasoning, besides those of the answer."""
+    seed: int = 0
+    """What all chance is drawn from: the same seed and order of requests give the same latencies and faults."""
+
+    def __post_init__(self) -> None:
+        latency_of("first_token_seconds", self.first_token_seconds)
+        latency_of("per_token_seconds", self.per_token_seconds)
+        if not callable(self.reply) and not self.reply:
+            raise ConfigError("there is nothing to say", key="reply", right="a text, several, or a function of the request")
+        for key in ("max_in_flight", "requests_per_minute", "tokens_per_minute"):
+            if getattr(self, key) is not None:
+                whole(key, getattr(self, key), 1)
+        for key in ("input_price", "output_price"):
+            not_negative(key, getattr(self, key))
+        if self.cached_price is not None:
+            not_negative("cached_price", self.cached_price)
+        for key in ("cached_tokens", "reasoning_tokens"):
+            whole(key, getattr(self, key), 0)

@@ -1,0 +1,135 @@
+"""What goes wrong, and when: one fault, and the schedule that deals faults out to requests."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from random import Random
+from typing import Literal, get_args
+
+from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.testing.fake_provider.api_error import ApiError, limit_headers, retry_headers
+from llmkit_plugins.testing.fake_provider.checks import not_negative, one_of, whole
+
+FaultKind = Literal[
+    "rate_limit",
+    "server_error",
+    "overloaded",
+    "bad_request",
+    "auth",
+    "context_length",
+    "content_filter",
+    "timeout",
+    "stall",
+    "disconnect",
+    "malformed",
+    "empty",
+]
+KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    status: int
+    message: str
+    type: str | None = "invalid_request_error"
+    param: str | None = None
+    code: str | None = None
+
+
+_REFUSALS: Mapping[str, _Refusal] = {
+    "rate_limit": _Refusal(
+        429, "Rate limit reached on requests per min (RPM). Please try again later.", "requests", None, "rate_limit_exceeded"
+    ),
+    "server_error": _Refusal(500, "The server had an error while processing your request. Sorry about that!", "server_error"),
+    "overloaded": _Refusal(503, "The engine is currently overloaded, please try again later.", "server_error"),
+    "bad_request": _Refusal(400, "The request is not valid."),
+    "auth": _Refusal(401, "Incorrect API key provided.", code="invalid_api_key"),
+    "context_length": _Refusal(
+        400,
+        "This model's maximum context length is 8192 tokens. However, your messages resulted in more. "
+        "Please reduce the length of the messages.",
+        param="messages",
+        code="context_length_exceeded",
+    ),
+    "content_filter": _Refusal(
+        400, "The response was filtered: the prompt triggered the content management policy.", None, "prompt", "content_filter"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One way of failing, and which requests it hits: those numbered in *on* (from 1, since the faults were set; None: all), each
+    with *probability*.
+
+    ``rate_limit`` (429), ``server_error`` (500), ``overloaded`` (503), ``bad_request``, ``auth``, ``context_length`` and
+    ``content_filter`` (400, 401) answer at once with that status and OpenAI's error body. ``timeout`` never answers, ``stall`` answers
+    with headers and then goes silent, ``disconnect`` cuts the connection, ``malformed`` sends JSON that breaks off, ``empty`` ends the
+    answer that has not begun. Raises ``ConfigError`` for what does not go together.
+    """
+
+    kind: FaultKind
+    _: KW_ONLY
+    on: Container[int] | None = None
+    """The requests it hits: ``[1, 2]``, ``range(10, 20)``; None: every one."""
+    probability: float = 1.0
+    """How likely it hits each of those."""
+    status: int | None = None
+    """Another HTTP status than the kind's own: 502, 504, 529 …"""
+    retry_after: float | None = None
+    """Seconds to stay away, told in ``retry-after``, ``retry-after-ms`` and, with 429, ``x-ratelimit-*``; None: not told."""
+    after_chunks: int | None = None
+    """How many chunks (SSE events; a chat's first one only names the role) of a stream are sent before it hits. None: at once; that is
+    before the response begins, with 0 after its headers. Answers that are not streamed fail at once."""
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, KINDS)
+        not_negative("probability", self.probability)
+        if self.probability > 1:
+            raise ConfigError(f"{self.probability} is more than certain", key="probability", right="0 to 1")
+        self._check_refusal()
+        if self.after_chunks is not None:
+            whole("after_chunks", self.after_chunks, 0)
+            if self.kind == "timeout":
+                raise ConfigError("a timeout never sends a chunk", key="after_chunks", right="the kind 'stall'")
+
+    def _check_refusal(self) -> None:
+        for key, value in (("status", self.status), ("retry_after", self.retry_after)):
+            if value is not None and self.kind not in _REFUSALS:
+                raise ConfigError(f"{self.kind!r} has no error response", key=key, right="one of " + ", ".join(_REFUSALS))
+        if self.status is not None and not 400 <= self.status <= 599:
+            raise ConfigError(f"{self.status} is not an error", key="status", right="400 to 599")
+        if self.retry_after is not None:
+            not_negative("retry_after", self.retry_after)
+
+    def hits(self, number: int, random: Random) -> bool:
+        """Whether it hits the request with that *number*."""
+        return (self.on is None or number in self.on) and (self.probability == 1 or random.random() < self.probability)
+
+    @property
+    def error(self) -> ApiError | None:
+        """The error to answer with; None where it fails in another way."""
+        refusal = _REFUSALS.get(self.kind)
+        if refusal is None:
+            return None
+        status = self.status or refusal.status
+        headers = {} if self.retry_after is None else retry_headers(self.retry_after)
+        if self.retry_after is not None and status == 429:
+            headers |= limit_headers("requests", 0, self.retry_after)
+        return ApiError(
+            status, refusal.message, type=refusal.type, param=refusal.param, code=refusal.code, headers=headers
+        )
+
+
+class Schedule:
+    """Deals faults out to requests, which it numbers from 1: the first of *faults* that hits."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self._faults = tuple(faults)
+        self._number = 0
+
+    def next(self, random: Random) -> Fault | None:
+        """The fault of the next request; None: it goes well."""
+        self._number += 1
+        return next((fault for fault in self._faults if fault.hits(self._number, random)), None)
