@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmkit_plugins.call import Attempt, Call
 from llmkit_plugins.engine.lifecycle import Deliver, Flow, Join, Relay
+from llmkit_plugins.engine.sharing import AsyncSeat
 from llmkit_plugins.errors import EmptyAnswer, ForeignCancel, Refused, TimedOut
 from llmkit_plugins.steps import Ask, Wait
 
@@ -111,7 +112,17 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline
                         finally:
                             if attempt is not None:
                                 attempt.paused_seconds += clock() - handed
-                    if attempt is None:
+                    if type(source) is AsyncSeat:  # its ``__anext__``, in place: 0.2 µs a chunk less
+                        at, log, flight, copy = 0, source.log, source.flight, source.copy
+                        while True:
+                            if at < len(log):
+                                source.at = at = at + 1
+                                yield copy(log[at - 1])
+                            elif flight.over and flight.ended():
+                                break
+                            else:
+                                await (flight.news() if deadline is None else flight.news_before(deadline))
+                    elif attempt is None:
                         async for chunk in source:
                             yield chunk
                     else:
@@ -154,7 +165,7 @@ def perform(step: Any, call: Call, backend: Backend, plan: Plan, deadline: float
         drive = stream if call.stream else _once
         return plan.flights.join(step.share, call, partial(drive, step.flow, call, backend, plan, None), backend.copy)
     if kind is Relay:
-        return _last(step.source)
+        return step.source.whole()
     raise TypeError(f"{step!r} is not a step")
 
 
@@ -177,7 +188,7 @@ async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, deadline
         drive = astream if call.stream else _aonce
         return plan.flights.ajoin(step.share, call, partial(drive, step.flow, call, backend, plan, None), backend.copy)
     if kind is Relay:
-        return await _alast(step.source)
+        return await step.source.whole()
     raise TypeError(f"{step!r} is not a step")
 
 
@@ -295,20 +306,6 @@ def _once(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: float 
 
 async def _aonce(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: float | None) -> AsyncIterator[Any]:
     yield await arun(flow, call, backend, plan, deadline)
-
-
-def _last(source: Any) -> Any:
-    last = None
-    for last in source:  # noqa: B007
-        pass
-    return last
-
-
-async def _alast(source: Any) -> Any:
-    last = None
-    async for last in source:  # noqa: B007
-        pass
-    return last
 
 
 def close(source: Any) -> None:

@@ -119,20 +119,14 @@ class Flight(Generic[Waiter]):
         self.stop()
 
     def wake(self) -> None:
-        """Each waiter has a future or a gate of its own: one that goes away takes nobody along."""
-        if waiting := self.waiting:
-            self.waiting = []
-            for waiter in waiting:
-                self.rouse(waiter)
+        """Tell each waiter; it has a future or a gate of its own, so one that goes away takes nobody along."""
+        raise NotImplementedError
 
     def ended(self) -> bool:
         """Whether it ended well; raises what it ended with."""
         if self.error is not None:
             raise self.error.with_traceback(None)
         return self.over
-
-    def rouse(self, waiter: Waiter) -> None:
-        raise NotImplementedError
 
     def stop(self) -> None:
         raise NotImplementedError
@@ -186,8 +180,10 @@ class ThreadFlight(Flight[Lock]):
         self.waiting.append(gate)
         return gate
 
-    def rouse(self, waiter: Lock) -> None:
-        waiter.release()
+    def wake(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for gate in waiting:
+            gate.release()
 
     def stop(self) -> None:
         with suppress(ValueError):  # another thread is pulling: it ends with that chunk
@@ -229,22 +225,26 @@ class TaskFlight(Flight["asyncio.Future[None]"]):
         self.land(UpstreamLost("the shared upstream was cancelled"))
         self.wake()
 
-    async def news(self, deadline: float | None) -> None:
-        """Wait until something has happened."""
+    def news(self) -> asyncio.Future[None]:
+        """To be awaited: something has happened."""
         future = self.loop.create_future()
         self.waiting.append(future)
-        if deadline is None:
-            await future
-            return
+        return future
+
+    async def news_before(self, deadline: float) -> None:
+        """Wait until something has happened, at most until *deadline*."""
         try:
             async with asyncio.timeout(_left(deadline, self.flights.clock, 0.0)):
-                await future
+                await self.news()
         except TimeoutError:
             raise TimedOut("the call's deadline has passed while it shared an answer") from None
 
-    def rouse(self, waiter: asyncio.Future[None]) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
+    def wake(self) -> None:
+        if waiting := self.waiting:
+            self.waiting = []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
 
     def stop(self) -> None:
         with suppress(RuntimeError):  # the loop is closed, and its tasks with it
@@ -265,6 +265,12 @@ class Seat:
         while (at := self.at) < len(log) or more(at, deadline):
             self.at = at + 1
             yield copy(log[at])
+
+    def whole(self) -> Any:
+        """The whole answer: all there is where it is not streamed."""
+        for chunk in self:
+            whole = chunk
+        return whole
 
     def answered(self) -> bool:
         """Whether this caller was handed all there is, up to the provider's last word."""
@@ -287,13 +293,18 @@ class AsyncSeat(Seat):
         return self
 
     async def __anext__(self) -> Any:
-        at = self.at
-        while at >= len(self.log):
-            if self.flight.ended():
+        at, log, flight = self.at, self.log, self.flight
+        while at >= len(log):
+            if flight.over:
+                flight.ended()
                 raise StopAsyncIteration
-            await self.flight.news(self.call.deadline)
+            deadline = self.call.deadline
+            await (flight.news() if deadline is None else flight.news_before(deadline))
         self.at = at + 1
-        return self.copy(self.log[at])
+        return self.copy(log[at])
+
+    async def whole(self) -> Any:
+        return await anext(self)
 
 
 def _left(deadline: float | None, clock: Clock, for_ever: float) -> float:
