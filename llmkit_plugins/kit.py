@@ -22,6 +22,7 @@ from llmkit_plugins.engine.lifecycle import Flow, attempt_at, delegated, request
 from llmkit_plugins.engine.plan import Bugs, Plan, check_hooks, compile_hooks
 from llmkit_plugins.engine.sharing import Flights
 from llmkit_plugins.errors import ConfigError, LLMKitError
+from llmkit_plugins.events import Events
 
 _PLAIN = Backend()
 
@@ -49,6 +50,7 @@ class LLMKit:
         self.flights = Flights(clock)
         self.leases = Leases(clock, lease_seconds)
         self._bugs = Bugs(on_plugin_error)
+        self.events = Events(self._bugs.report)
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._plugins: dict[str, Any] = {}

@@ -1,0 +1,96 @@
+"""What the demo shows, one act for each thing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from llmkit_plugins.demo.scene import Scene
+
+Step = Callable[[int, int], None]
+"""Told how many of how many requests are done."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an act ended: whether as it should, and a sentence for people."""
+
+    good: bool
+    told: str
+
+
+@dataclass(frozen=True)
+class Act:
+    """One thing shown."""
+
+    title: str
+    play: Callable[[Scene, Step, int], Awaitable[Outcome]]
+
+
+async def everyday_traffic(scene: Scene, step: Step, requests: int) -> Outcome:
+    """A chain and a Router, streamed and whole, sixteen at a time; providers fail now and then."""
+    kinds = (_chain_whole, _chain_streamed, _router_whole, _router_streamed)
+    free = asyncio.Semaphore(16)
+    done = failed = 0
+
+    async def one(number: int) -> None:
+        nonlocal done, failed
+        async with free:
+            try:
+                await kinds[number % len(kinds)](scene, number)
+            except Exception:
+                failed += 1
+            done += 1
+            step(done, requests)
+
+    await asyncio.gather(*[one(number) for number in range(requests)])
+    provider_errors = sum(
+        count for provider in scene.providers.values() for status, count in provider.stats.by_status.items() if status >= 400
+    )
+    told = f"{requests - failed} of {requests} requests were answered, although providers failed {provider_errors} times"
+    return Outcome(good=failed == 0, told=told)
+
+
+async def _chain_whole(scene: Scene, number: int) -> None:
+    await scene.chain.ainvoke(_question(number), config=_config(number))
+
+
+async def _chain_streamed(scene: Scene, number: int) -> None:
+    async for _ in scene.chain.astream(_question(number), config=_config(number)):
+        pass
+
+
+async def _router_whole(scene: Scene, number: int) -> None:
+    await scene.router.acompletion(model="chat", messages=_messages(number), user=_user(number))
+
+
+async def _router_streamed(scene: Scene, number: int) -> None:
+    stream = await scene.router.acompletion(
+        model="chat",
+        messages=_messages(number),
+        user=_user(number),
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    async for _ in stream:
+        pass
+
+
+def _question(number: int) -> dict[str, str]:
+    return {"topic": "numbers", "question": f"What is special about {number}?"}
+
+
+def _messages(number: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"What is special about {number}?"}]
+
+
+def _config(number: int) -> dict[str, dict[str, str]]:
+    return {"metadata": {"user": _user(number)}}
+
+
+def _user(number: int) -> str:
+    return f"user-{number % 5}"
+
+
+ACTS = (Act("Everyday traffic through a LangChain chain and a LiteLLM Router", everyday_traffic),)

@@ -1,0 +1,92 @@
+"""What a person sees of the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from llmkit_plugins.demo.acts import Act, Outcome, Step
+from llmkit_plugins.demo.scene import Scene
+
+
+class Report:
+    """Writes to the terminal; where the output is no terminal, without bars and colours."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+
+    def opening(self, scene: Scene) -> None:
+        """What is on stage."""
+        self.console.print("[bold]llmkit demo[/]: three providers on this machine, real requests\n")
+        for name, provider in scene.providers.items():
+            self.console.print(f"  {name:8} {provider.url}", highlight=False)
+        self.console.print(f"  /metrics {scene.observability.metrics_url}\n", highlight=False)
+
+    @contextmanager
+    def progress(self, act: Act) -> Iterator[Step]:
+        """A bar while *act* plays."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console) as bars:
+            bar = bars.add_task(act.title, total=None)
+            yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+    def outcome(self, act: Act, outcome: Outcome) -> None:
+        """How *act* ended."""
+        mark = "[green]✓[/]" if outcome.good else "[red]✗[/]"
+        self.console.print(f"{mark} {outcome.told if outcome.good else f'{act.title}: {outcome.told}'}\n", highlight=False)
+
+    def summary(self, scene: Scene) -> None:
+        """What each provider did, as the metrics tell it beside what the provider counted itself."""
+        table = Table("provider", title="What the plugins measured, and what the providers counted")
+        for column in ("answered", "mean latency", "input tokens", "output tokens", "errors", "provider's own count", "cost"):
+            table.add_column(column, justify="right")
+        for name, provider in scene.providers.items():
+            stats, measured = provider.stats, _Measured(scene.registry, name)
+            table.add_row(
+                name,
+                f"{measured.requests:.0f}",
+                f"{measured.mean_seconds * 1000:.0f} ms",
+                f"{measured.tokens('input'):.0f}",
+                f"{measured.tokens('output'):.0f}",
+                f"{measured.errors:.0f}",
+                f"{stats.prompt_tokens + stats.completion_tokens} tokens",
+                f"${stats.cost:.4f}",
+            )
+        self.console.print(table)
+
+    def staying(self, scene: Scene) -> None:
+        """That it goes on."""
+        self.console.print(f"Serving {scene.observability.metrics_url} until you press Ctrl-C.", highlight=False)
+
+
+class _Measured:
+    """What the metrics on *registry* say of one provider."""
+
+    def __init__(self, registry: CollectorRegistry, provider: str) -> None:
+        self._samples = [
+            sample for family in registry.collect() for sample in family.samples if sample.labels.get("provider") == provider
+        ]
+
+    def _sum(self, name: str, **labels: str) -> float:
+        wanted = labels.items()
+        return sum(s.value for s in self._samples if s.name == name and wanted <= s.labels.items())
+
+    @property
+    def requests(self) -> float:
+        return self._sum("llmkit_request_duration_seconds_count", outcome="ok")
+
+    @property
+    def mean_seconds(self) -> float:
+        return self._sum("llmkit_request_duration_seconds_sum", outcome="ok") / max(self.requests, 1.0)
+
+    @property
+    def errors(self) -> float:
+        return self._sum("llmkit_provider_errors_total")
+
+    def tokens(self, direction: str) -> float:
+        return self._sum("llmkit_request_tokens_total", direction=direction)

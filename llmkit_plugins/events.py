@@ -1,0 +1,70 @@
+"""What plugins tell each other besides the hooks: facts that happen inside one and that another may want to count or
+log.
+
+The vocabulary below is what the plugins of this package publish; anybody's own event is a class of theirs. Publishing
+to nobody costs a dictionary look-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from llmkit_plugins.call import Call
+
+E = TypeVar("E")
+
+
+@dataclass(slots=True, frozen=True)
+class LimitReached:
+    """A limit was used up when *call* came."""
+
+    call: Call
+    limit: str
+    """The limit's name."""
+    action: Literal["refused", "waited", "passed"]
+    """What became of the call; ``passed`` where the limit only counts."""
+    seconds: float
+    """How long it waits, or would have had to; infinite where it can never pass."""
+
+
+@dataclass(slots=True, frozen=True)
+class CircuitChanged:
+    """A circuit went from one state to another."""
+
+    target: str
+    before: str
+    after: str
+    """``closed``, ``open`` or ``half_open``."""
+    why: str
+    """Which statistic, which value, which threshold."""
+
+
+class Events:
+    """Who wants to know of what. Listeners are called at once, in the thread that publishes, and must not block."""
+
+    def __init__(self, report: Callable[[str, Exception], Any]) -> None:
+        self._report = report
+        self._listeners: dict[type, tuple[Callable[[Any], None], ...]] = {}
+
+    def subscribe(self, kind: type[E], listener: Callable[[E], None]) -> None:
+        """Call *listener* with each event that is exactly a *kind*."""
+        self._listeners = {**self._listeners, kind: (*self._listeners.get(kind, ()), listener)}
+
+    def unsubscribe(self, kind: type[E], listener: Callable[[E], None]) -> None:
+        """Call *listener* no more."""
+        left = tuple(other for other in self._listeners.get(kind, ()) if other != listener)
+        self._listeners = {**self._listeners, kind: left}
+
+    def wanted(self, kind: type) -> bool:
+        """Whether anybody listens: where an event is costly to make."""
+        return bool(self._listeners.get(kind))
+
+    def publish(self, event: object) -> None:
+        """Tell whoever wants to know; a listener's bug is logged and counted, and hurts nobody."""
+        for listener in self._listeners.get(type(event), ()):
+            try:
+                listener(event)
+            except Exception as bug:
+                self._report(f"{type(event).__name__} listener {getattr(listener, '__qualname__', listener)!s}", bug)
