@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import Field, field_validator
 
 from llmkit_plugins.call import Target
 from llmkit_plugins.discovery import Found, discover, warn_about
 from llmkit_plugins.errors import ConfigError
-from llmkit_plugins.settings import ConfigErrors, Settings, as_one, each, nearest
+from llmkit_plugins.settings import ConfigErrors, Settings, as_one, each, nearest, shown, similar
 from llmkit_plugins.source import Document, join, nested_under_plugins, read, scrub
 
-__all__ = ["Assembly", "ConfigErrors", "KitSettings", "Settings", "TargetSettings", "assemble", "build"]
+__all__ = [
+    "Assembly",
+    "ConfigErrors",
+    "KitSettings",
+    "Settings",
+    "TargetSettings",
+    "assemble",
+    "build",
+    "default_order",
+    "installed",
+    "listed",
+]
 
 DEFAULT_ORDER = ("observability", "rate_limiter", "multiplexer", "router", "circuit_breaker")
 
@@ -31,11 +42,15 @@ class TargetSettings(Settings):
     input_price: float | None = Field(default=None, ge=0, description="USD per million input tokens; 0 is free.")
     output_price: float | None = Field(default=None, ge=0, description="USD per million output tokens.")
     cached_price: float | None = Field(
-        default=None, ge=0, description="USD per million input tokens read from the provider's cache; else as any input."
+        default=None,
+        ge=0,
+        description="USD per million input tokens read from the provider's cache; as any input if not given.",
     )
     weight: float = Field(default=1.0, ge=0, description="Share of the traffic among equals.")
-    serves: list[str] | None = Field(default=None, description="The models asked for that it can answer; any where not given.")
-    metadata: dict[str, Any] = Field(default_factory=dict, description="Whatever plugins need to know: region, tags, limits.")
+    serves: list[str] | None = Field(
+        default=None, description="The models asked for that it can answer; any if not given."
+    )
+    metadata: dict[str, Any] = Field(default={}, description="Whatever plugins need to know: region, tags, limits.")
 
     def target(self) -> Target:
         """The target these settings describe."""
@@ -47,11 +62,12 @@ class KitSettings(Settings):
     """The settings that are the kit's own; those of each plugin are in a table called like the plugin."""
 
     plugins: list[str] | None = Field(
-        default=None, description="The enabled plugins, in the order of their hooks; the installed ones where not given."
+        default=None, description="The enabled plugins, in the order of their hooks; all installed ones if not given."
     )
     targets: list[TargetSettings] = Field(default=[], description="The places that can answer.")
     on_plugin_error: Literal["log", "raise"] = Field(
-        default="log", description="What a plugin's bug does: it is logged and the call goes on, or (for tests) it is raised."
+        default="log",
+        description="What becomes of a plugin's bug: logged, and the call goes on; or (for tests) raised.",
     )
     lease_seconds: float = Field(
         default=600.0, gt=0, description="Seconds after which a call is ended that a framework began and never ended."
@@ -83,9 +99,8 @@ class Assembly(NamedTuple):
 
 
 def assemble(source: str | PathLike[str] | Mapping[str, Any] | None = None) -> Assembly:
-    """The plugins and targets that *source* describes: a dict, the path of a TOML file, or None to look in the usual places.
-
-    Raises ``ConfigError``, which lists every problem there is (``ConfigErrors`` where there are several).
+    """The plugins and targets that *source* describes: a dict, the path of a TOML file, or None to look in the usual
+    places. Raises ``ConfigError`` (``ConfigErrors`` where there are several problems: all of them are told).
     """
     return build(read(source))
 
@@ -94,25 +109,38 @@ def build(document: Document) -> Assembly:
     """The plugins and targets that *document* describes. Nothing is built before everything is checked."""
     problems = _Problems(document)
     settings = _kit_settings(document, problems)
-    found = _installed(document)
-    enabled = _enabled(listed(document), found, problems)
-    _no_stray_tables(document, enabled, found, problems)
-    prepared = [(plugin, _plugin_settings(plugin, document, problems)) for plugin in enabled]
+    found = installed(document)
+    enabled = _enabled(document, found, problems)
+    _check_tables(document, enabled, found, problems)
+    prepared = [(one, _plugin_settings(one, document, problems)) for one in enabled]
     problems.check()
-    plugins = [(plugin.name, _built(plugin, given, problems)) for plugin, given in prepared]
+    plugins = [(one.name, _built(one, given, problems)) for one, given in prepared]
     problems.check()
     return Assembly(plugins, [target.target() for target in settings.targets], settings)
 
 
-def listed(document: Document) -> list[str] | None:
-    """The plugins that *document* enables, as far as it can be read; None where it leaves that open."""
+def listed(document: Document) -> dict[str, int] | None:
+    """The plugins that *document* enables, each with its place in the list; None where it leaves them open."""
     names = document.table.get("plugins")
-    return list(dict.fromkeys(name for name in names if isinstance(name, str))) if isinstance(names, list) else None
+    if not isinstance(names, list):
+        return None
+    return {name: names.index(name) for name in names if isinstance(name, str)}
 
 
-def default_order(found: Iterable[Found]) -> list[str]:
+def installed(document: Document) -> dict[str, Found]:
+    """The installed plugins by name; loaded are those that *document* enables."""
+    found: dict[str, Found] = {}
+    for one in discover(load=listed(document)):
+        if one.name in found:
+            warn_about(one)
+        else:
+            found[one.name] = one
+    return found
+
+
+def default_order(found: Mapping[str, Found]) -> list[str]:
     """The plugins that are enabled where nothing is said: the five, then whatever else can be used, by name."""
-    usable = {one.name for one in found if one.plugin}
+    usable = {name for name, one in found.items() if one.plugin}
     return [name for name in DEFAULT_ORDER if name in usable] + sorted(usable.difference(DEFAULT_ORDER))
 
 
@@ -122,26 +150,115 @@ class _Problems:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._errors: list[ConfigError] = []
-        for error in document.problems:
-            self.add(error)
+        self._unresolved = frozenset(error.key for error in document.problems)
+        self._errors.extend(self._located(error, error.key) for error in document.problems)
 
     @contextmanager
     def under(self, key: str = "") -> Iterator[None]:
-        """Take note of a ``ConfigError`` that is raised inside, as one of the table *key*."""
+        """Take note of what is raised inside, as a problem of the table *key*."""
         try:
             yield
         except ConfigError as error:
             for single in each(error):
                 self.add(single, key)
+        except Exception as error:
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            told = scrub(f"{type(error).__name__}: {error}", self._document.table.get(key))
+            self.add(ConfigError(f"the plugin failed with {told} ({Path(at.filename).name}, line {at.lineno})"), key)
 
     def add(self, error: ConfigError, under: str = "") -> None:
-        """Take note of *error*, unless it is only what follows from a reference that could not be replaced."""
+        """Take note of *error*, unless it only follows from a reference that could not be replaced."""
         key = join(under, error.key)
-        full = join(self._document.prefix, key) or None
-        if not any(known.key == full for known in self._errors[: len(self._document.problems)]):
-            self._errors.append(ConfigError(error.what, error.file or self._document.file, full, error.right))
+        if key not in self._unresolved:
+            self._errors.append(self._located(error, key))
 
     def check(self) -> None:
         """Raise what was noted."""
         if self._errors:
             raise as_one(self._errors)
+
+    def _located(self, error: ConfigError, key: str | None) -> ConfigError:
+        full = join(self._document.prefix, key) or None
+        return ConfigError(error.what, error.file or self._document.file, full, error.right)
+
+
+def _kit_settings(document: Document, problems: _Problems) -> KitSettings:
+    own = {name: value for name, value in document.table.items() if name in KitSettings.model_fields}
+    if isinstance(own.get("plugins"), Mapping):
+        for plugin in own.pop("plugins"):
+            problems.add(nested_under_plugins(plugin))
+    with problems.under():
+        return KitSettings(**own)
+    return KitSettings()
+
+
+def _enabled(document: Document, found: Mapping[str, Found], problems: _Problems) -> list[Found]:
+    names = listed(document)
+    if names is None:
+        for one in found.values():
+            if one.error:
+                warn_about(one)
+        return [found[name] for name in default_order(found)]
+    for name, place in names.items():
+        if trouble := _unusable(name, found):
+            problems.add(trouble, f"plugins[{place}]")
+    return [found[name] for name in names if name in found and found[name].plugin]
+
+
+def _unusable(name: str, found: Mapping[str, Found]) -> ConfigError | None:
+    """What keeps the plugin called *name* from being enabled."""
+    if name not in found:
+        there = f"installed: {', '.join(sorted(found)) or 'none'}"
+        right = "; ".join(filter(None, [similar(name, found), there]))
+        return ConfigError(f"no plugin called {name!r} is installed", right=right)
+    if error := found[name].error:
+        what = f"plugin {name!r} of {found[name].origin} cannot be used: {error}"
+        return ConfigError(what, right="repair or update that package, or do without the plugin")
+    return None
+
+
+def _check_tables(document: Document, enabled: list[Found], found: Mapping[str, Found], problems: _Problems) -> None:
+    """Nothing is silently ignored: a key that nobody reads is a problem."""
+    known = {*KitSettings.model_fields, *(one.name for one in enabled), *(listed(document) or ())}
+    for name in document.table:
+        if name not in known:
+            problems.add(_unread(name, found), name)
+
+
+def _unread(name: str, found: Mapping[str, Found]) -> ConfigError:
+    if name not in found:
+        what = "there is no such setting, and no such plugin is installed"
+        return ConfigError(what, right=nearest(name, {*KitSettings.model_fields, *found}))
+    what = "the plugin is not enabled, so its settings do nothing"
+    return _unusable(name, found) or ConfigError(what, right=f"add {name!r} to plugins, or take [{name}] out")
+
+
+def _plugin_settings(found: Found, document: Document, problems: _Problems) -> dict[str, Any]:
+    """The checked settings of one plugin, only those that were given: the rest is left to the plugin's own defaults."""
+    with problems.under(found.name):
+        settings = found.settings(**_table(found, document))
+        return {name: getattr(settings, name) for name in settings.model_fields_set}
+    return {}
+
+
+def _table(found: Found, document: Document) -> Mapping[str, Any]:
+    table = document.table.get(found.name, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"the settings of a plugin are a table, not {shown(table)}", right=f"[{found.name}]")
+    return table
+
+
+def _built(found: Found, given: Mapping[str, Any], problems: _Problems) -> Any:
+    with problems.under(found.name):
+        return cast("Callable[..., Any]", found.plugin)(**given)
+
+
+def _no_duplicates(names: Iterable[str], key: str, what: str, right: str) -> None:
+    seen: set[str] = set()
+    wrong = []
+    for place, name in enumerate(names):
+        if name in seen:
+            wrong.append(ConfigError(what.format(name), key=key.format(place), right=right))
+        seen.add(name)
+    if wrong:
+        raise as_one(wrong)

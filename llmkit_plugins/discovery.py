@@ -12,8 +12,12 @@ from typing import Any
 from llmkit_plugins.engine.plan import HOOKS, check_hooks
 from llmkit_plugins.errors import ConfigError
 from llmkit_plugins.hookspecs import ENTRY_POINTS
+from llmkit_plugins.settings import Settings
 
 log = logging.getLogger("llmkit")
+
+RESERVED = frozenset({"lease_seconds", "on_plugin_error", "plugins", "targets"})
+"""The names of the kit's own settings, beside which a plugin's table stands."""
 
 _OWN = "llmkit-plugins"
 _warned: set[Found] = set()
@@ -36,7 +40,13 @@ class Found:
     error: str | None = None
     """Why it cannot be used."""
     hooks: tuple[str, ...] = ()
-    """The hooks its class implements, in the order they fire; none are known of a factory."""
+    """The hooks its class implements, in the order they fire. Those of a factory's plugin are not known."""
+
+    @property
+    def settings(self) -> type[Settings]:
+        """What its table must be: the class it declares as its ``Config``; without one, nothing can be set."""
+        declared: type[Settings] = getattr(self.plugin, "Config", Settings)
+        return declared
 
     @property
     def origin(self) -> str:
@@ -45,14 +55,14 @@ class Found:
 
 
 def discover(load: Collection[str] | None = None) -> list[Found]:
-    """The installed plugins by name, those called *load* (None: all) imported. One that cannot be imported is there with its
-    error. Where two packages offer one name, the first has it: this package, then the others by name."""
+    """The installed plugins by name, those called *load* (None: all) imported. One that cannot be imported is there
+    with its error. Where two packages offer one name, the first has it: this package, then the others by name."""
     found: list[Found] = []
+    first: dict[str, Found] = {}
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=_precedence):
         one = Found(entry.name, entry.value, *_origin(entry))
-        if found and found[-1].name == one.name:
-            winner = next(other for other in found if other.name == one.name)
-            found.append(replace(one, error=f"the name is taken by {winner.origin}"))
+        if (owner := first.setdefault(one.name, one)) is not one:
+            found.append(replace(one, error=f"the name is taken by {owner.origin}"))
         else:
             found.append(_loaded(one, entry) if load is None or one.name in load else one)
     return found
@@ -82,23 +92,26 @@ def _loaded(found: Found, entry: EntryPoint) -> Found:
         plugin = entry.load()
     except (Exception, SystemExit) as error:
         return replace(found, error=f"it cannot be imported: {type(error).__name__}: {error}")
-    if not callable(plugin):
-        return replace(found, error=f"{entry.value} is neither a class nor a factory")
-    return _inspected(replace(found, plugin=plugin))
-
-
-def _inspected(found: Found) -> Found:
-    """*found* with the hooks of its class, or with what is wrong with them."""
-    if not inspect.isclass(found.plugin):
-        return found
     try:
-        check_hooks(found.plugin, found.name)
+        _check(found, plugin)
     except ConfigError as error:
-        return replace(found, plugin=None, error=str(error))
-    return replace(found, hooks=_hooks(found.plugin))
+        return replace(found, error=str(error))
+    return replace(found, plugin=plugin, hooks=_hooks(plugin))
 
 
-def _hooks(plugin: type) -> tuple[str, ...]:
+def _check(found: Found, plugin: Any) -> None:
+    if found.name in RESERVED:
+        raise ConfigError("its name is that of one of the kit's own settings")
+    if not callable(plugin):
+        raise ConfigError(f"{found.value} is neither a class nor a factory")
+    declared = getattr(plugin, "Config", Settings)
+    if not (inspect.isclass(declared) and issubclass(declared, Settings)):
+        raise ConfigError("its Config is not a subclass of Settings")
+    if inspect.isclass(plugin):
+        check_hooks(plugin, found.name)
+
+
+def _hooks(plugin: Any) -> tuple[str, ...]:
     marked = {
         options.get("specname") or name
         for name in dir(plugin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType
@@ -27,6 +28,10 @@ _TYPES = {
     "string": "text",
     "tuple": "a list",
 }
+
+
+_SHOULD = re.compile(r"^\w+ should (be|have) (a valid )?")
+"""How pydantic's messages begin; the rest of them is what would be right."""
 
 
 class ConfigErrors(ConfigError):
@@ -55,9 +60,9 @@ def as_one(errors: Sequence[ConfigError]) -> ConfigError:
 class Settings(BaseModel):
     """The base of a plugin's settings. Fields have units in their names and a description; unknown ones are refused.
 
-    Raises ``ConfigError`` that names the setting, what is wrong with it and what would be right. A validator of a subclass
-    may raise one too: ``ConfigError(what, right=...)``. Values of secret types, of fields with ``repr=False`` and values that
-    came from the environment are never shown.
+    Raises ``ConfigError`` that names the setting, what is wrong with it and what would be right. A validator of a
+    subclass may raise one too: ``ConfigError(what, right=...)``. Values from the environment, of secret types, and of
+    fields with ``repr=False`` are never shown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
@@ -77,16 +82,33 @@ class Settings(BaseModel):
     def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
         field = cls.model_fields[info.field_name or ""]
         if isinstance(value, bool) and _leaves(field.annotation) <= {int, float, NoneType}:
-            raise ConfigError(f"{_shown(value)} is not valid", right=_described("a number", field))
+            raise ConfigError(f"{shown(value)} is not valid", right=_described("a number", field))
         return value
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What to write instead of the unknown *name*: the nearest of *known*, or all of them."""
+    """What to write instead of the unknown *name*: the most similar of *known*, or one of them all."""
     known = sorted(known)
-    if near := difflib.get_close_matches(name, known, n=1):
-        return f"did you mean {near[0]}?"
-    return f"one of {', '.join(known)}" if known else "nothing can be set here"
+    return similar(name, known) or (f"one of {', '.join(known)}" if known else "take it out: nothing can be set here")
+
+
+def similar(name: str, known: Iterable[str]) -> str | None:
+    """A question for the most similar of *known*; None where none is."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else None
+
+
+def shown(value: object) -> str:
+    """*value* as its author knows it, in short; for one from the environment that is the reference."""
+    if isinstance(value, Mapping | BaseModel):
+        return "a table"
+    if isinstance(value, list | tuple | set | frozenset):
+        return "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, FromEnv):
+        return f"the value of {value!r}"
+    return "nothing" if value is None else reprlib.repr(value)
 
 
 def _explain(error: ValidationError, model: type[Settings], values: Mapping[str, Any]) -> list[ConfigError]:
@@ -108,16 +130,17 @@ def _findings(detail: Any, key: str, field: FieldInfo | None, model: type[Settin
     if kind == "extra_forbidden":
         return [ConfigError("there is no such setting", key=key, right=nearest(detail["loc"][-1], _names(model)))]
     if kind == "missing":
-        return [ConfigError("is missing", key=key, right=_described("", field))]
+        return [ConfigError("is missing", key=key, right=_described(f"add {detail['loc'][-1]}", field))]
     if cause is not None:
         return [_moved(ConfigError(str(cause), right=_described("", field)), key, value, field)]
-    return [ConfigError(_not_valid(value, field), key=key, right=_described(_expected(kind, detail["msg"]), field))]
+    expected = scrub(_expected(kind, detail["msg"]), value)
+    return [ConfigError(_not_valid(value, field), key=key, right=_described(expected, field))]
 
 
 def _moved(wrong: ConfigError, key: str, value: object, field: FieldInfo | None) -> ConfigError:
-    """What a validator said, at its place. It may have quoted the value, so its words are dropped where that is private."""
+    """What a validator said, at its place. Where the value it may have quoted is private, its words are dropped."""
     what = _not_valid(value, field) if isinstance(value, FromEnv) or _private(field) else scrub(wrong.what, value)
-    return ConfigError(what, key=join(key, wrong.key), right=wrong.right and scrub(wrong.right, value))
+    return ConfigError(what, key=join(key, wrong.key) or None, right=wrong.right and scrub(wrong.right, value))
 
 
 def _alternatives(findings: list[ConfigError]) -> list[ConfigError]:
@@ -130,8 +153,10 @@ def _alternatives(findings: list[ConfigError]) -> list[ConfigError]:
 
 def _key(loc: tuple[int | str, ...], values: Mapping[str, Any], *, missing: bool) -> str:
     """The place as it would be written: ``limits[0].per``. What is not in the values is a label of a union's member."""
-    key, here = "", values if not loc else {loc[0]: values.get(str(loc[0]))}
-    for number, part in enumerate(loc, 1):
+    if not loc:
+        return ""
+    key, here = str(loc[0]), values.get(str(loc[0]))
+    for number, part in enumerate(loc[1:], 2):
         if isinstance(here, Mapping) and (part in here or (missing and number == len(loc))):
             key, here = join(key, str(part)), here.get(part)
         elif isinstance(here, list | tuple) and isinstance(part, int):
@@ -143,8 +168,7 @@ def _expected(kind: str, message: str) -> str:
     name, _, problem = kind.rpartition("_")
     if problem in ("type", "parsing") and name in _TYPES:
         return _TYPES[name]
-    said = message.removeprefix("Input should be ").removeprefix("a valid ")
-    return said[:1].lower() + said[1:]
+    return _SHOULD.sub("", message)
 
 
 def _described(expected: str, field: FieldInfo | None) -> str | None:
@@ -152,18 +176,7 @@ def _described(expected: str, field: FieldInfo | None) -> str | None:
 
 
 def _not_valid(value: object, field: FieldInfo | None) -> str:
-    return f"{'the value' if _private(field) else _shown(value)} is not valid"
-
-
-def _shown(value: object) -> str:
-    """*value* as its author knows it, in short; for one from the environment that is the reference."""
-    if isinstance(value, Mapping | BaseModel):
-        return "a table"
-    if isinstance(value, list | tuple | set | frozenset):
-        return "a list"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "nothing" if value is None else repr(value) if isinstance(value, FromEnv) else reprlib.repr(value)
+    return f"{'the value' if _private(field) else shown(value)} is not valid"
 
 
 def _private(field: FieldInfo | None) -> bool:

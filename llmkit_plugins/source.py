@@ -17,6 +17,7 @@ CONFIG_VARIABLE = "LLMKIT_CONFIG"
 CONFIG_FILE = "llmkit.toml"
 PYPROJECT = "pyproject.toml"
 
+_A_FILE = "the path of a TOML file"
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)\})?")
 _PLUGINS_TABLE = re.compile(r"^\s*\[+\s*(?:tool\.llmkit\.)?plugins\s*\.\s*\"?([\w-]+)", re.MULTILINE)
 
@@ -43,7 +44,7 @@ class FromEnv(str):
 def scrub(text: str, data: object) -> str:
     """*text* with every value that *data* has from the environment replaced by its reference."""
     for leaf in _from_env(data):
-        for value in filter(None, leaf.values):
+        for value in leaf.values:
             text = text.replace(value, leaf.written)
     return text
 
@@ -77,25 +78,33 @@ class Document:
 
 
 def read(source: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> Document:
-    """The settings in *source*: a dict, the path of a TOML file, or None for the first of the file that
-    ``LLMKIT_CONFIG`` names, ``llmkit.toml``, and ``[tool.llmkit]`` of ``pyproject.toml`` in the working directory.
-    Raises ``ConfigError``."""
+    """The settings in *source*: a dict, the path of a TOML file, or None for the file that :func:`locate` finds.
+
+    Raises ``ConfigError`` where there is none, or where it cannot be read or is not TOML.
+    """
     if isinstance(source, Mapping):
         return _document(source)
     if source is not None:
         return _read_file(Path(source))
+    if path := locate():
+        named = os.environ.get(CONFIG_VARIABLE)
+        return _read_file(path, f"{CONFIG_VARIABLE} is the path of a TOML file" if named else _A_FILE)
+    looked = f"{CONFIG_VARIABLE} is not set, {Path.cwd()} has no {CONFIG_FILE} and no {PYPROJECT} with [tool.llmkit]"
+    raise ConfigError(f"no settings found: {looked}", right="one of these three, or a path or a dict")
+
+
+def locate() -> Path | None:
+    """The file that ``LLMKIT_CONFIG`` names; else, in the working directory, ``llmkit.toml`` or a ``pyproject.toml``
+    that has ``[tool.llmkit]``; else None."""
     if named := os.environ.get(CONFIG_VARIABLE):
-        return _read_file(Path(named), f"the path of a TOML file in {CONFIG_VARIABLE}")
+        return Path(named)
     if Path(CONFIG_FILE).exists():
-        return _read_file(Path(CONFIG_FILE))
-    if Path(PYPROJECT).exists() and _tool_table(_parse(Path(PYPROJECT))) is not None:
-        return _read_file(Path(PYPROJECT))
-    files = f"no {CONFIG_FILE} and no [tool.llmkit] in {PYPROJECT} in {Path.cwd()}"
-    looked = f"{CONFIG_VARIABLE} is not set, and there is {files}"
-    raise ConfigError(f"no settings found: {looked}", right="a path, a dict, or one of these three")
+        return Path(CONFIG_FILE)
+    pyproject = Path(PYPROJECT)
+    return pyproject if pyproject.exists() and _tool_table(_parse(pyproject)) is not None else None
 
 
-def _read_file(path: Path, right: str = "the path of a TOML file") -> Document:
+def _read_file(path: Path, right: str = _A_FILE) -> Document:
     table = _parse(path, right)
     if path.name != PYPROJECT:
         return _document(table, str(path))
@@ -111,7 +120,7 @@ def _tool_table(pyproject: dict[str, Any]) -> dict[str, Any] | None:
     return table if isinstance(table, dict) else None
 
 
-def _parse(path: Path, right: str = "the path of a TOML file") -> dict[str, Any]:
+def _parse(path: Path, right: str = _A_FILE) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -154,26 +163,21 @@ def _expand(value: Any, key: str, document: Document) -> Any:
 
 
 def _expand_text(text: str, key: str, document: Document) -> str:
-    if "${" not in text:
-        return text
-    values: list[str] = []
-    missing: list[str] = []
+    values: dict[str, str | None] = {}
 
     def replace(match: re.Match[str]) -> str:
-        name = match["name"]
-        if name is None:
-            return "${"
-        if name not in os.environ:
-            missing.append(name)
-        values.append(os.environ.get(name, ""))
-        return values[-1]
+        if name := match["name"]:
+            values[name] = os.environ.get(name)
+            return values[name] or ""
+        return "${"
 
     expanded = _REFERENCE.sub(replace, text)
+    missing = [name for name, value in values.items() if value is None]
     if any(match[0] == "${" for match in _REFERENCE.finditer(text)):
         what, right = "${ does not begin a reference here", "${NAME}, or $${ for the two characters themselves"
         document.problems.append(ConfigError(what, key=key, right=right))
     elif missing:
-        what = " and ".join(dict.fromkeys(missing)) + (" is" if len(set(missing)) == 1 else " are") + " not set"
+        what = f"not set in the environment: {', '.join(missing)}"
         right = f"set {missing[0]}, or write $${{ where no reference is meant"
-        document.problems.append(ConfigError(f"the environment variable {what}", key=key, right=right))
-    return FromEnv(expanded, text, tuple(values)) if values else expanded
+        document.problems.append(ConfigError(what, key=key, right=right))
+    return FromEnv(expanded, text, tuple(filter(None, values.values()))) if values else expanded

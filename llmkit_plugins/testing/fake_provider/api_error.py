@@ -8,7 +8,8 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """Raised on the way to an answer, and written as the response: an HTTP status, headers, and OpenAI's ``error`` object."""
+    """Raised on the way to an answer, and written as the response: an HTTP status, headers, and OpenAI's ``error``
+    object."""
 
     def __init__(
         self,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any, Self, TypedDict
 
+from llmkit_plugins.call import Usage
 from llmkit_plugins.errors import ConfigError
 from llmkit_plugins.testing.fake_provider.checks import not_negative, whole
 from llmkit_plugins.testing.fake_provider.faults import Fault
@@ -39,7 +41,8 @@ class Behaviour:
     """How a fake provider behaves. Raises ``ConfigError`` where a setting cannot be used."""
 
     reply: Reply = "The quick brown fox jumps over the lazy dog."
-    """What it says: always this, each of several in turn, or what a function makes of the request's body."""
+    """What it says: always this, each of several in turn, or what a function makes of the request's body, in the
+    thread of the server."""
     first_token_seconds: float | Latency = 0.0
     """Until the first token, which comes with the response's headers; embeddings take as long."""
     per_token_seconds: float | Latency = 0.0
@@ -71,7 +74,12 @@ class Behaviour:
         latency_of("first_token_seconds", self.first_token_seconds)
         latency_of("per_token_seconds", self.per_token_seconds)
         if not callable(self.reply) and not self.reply:
-            raise ConfigError("there is nothing to say", key="reply", right="a text, several, or a function of the request")
+            raise ConfigError("there is nothing to say", key="reply", right="a text, several, or a function")
+        if isinstance(self.models, str):
+            raise ConfigError(f"{self.models!r} is one text", key="models", right=f"a list: [{self.models!r}]")
+        for fault in self.faults:
+            if not isinstance(fault, Fault):
+                raise ConfigError(f"{fault!r} is not a fault", key="faults", right="[Fault('rate_limit')]")
         for key in ("max_in_flight", "requests_per_minute", "tokens_per_minute"):
             if getattr(self, key) is not None:
                 whole(key, getattr(self, key), 1)
@@ -79,5 +87,26 @@ class Behaviour:
             not_negative(key, getattr(self, key))
         if self.cached_price is not None:
             not_negative("cached_price", self.cached_price)
-        for key in ("cached_tokens", "reasoning_tokens"):
+        for key in ("cached_tokens", "reasoning_tokens", "seed"):
             whole(key, getattr(self, key), 0)
+
+    def changed(self, settings: Mapping[str, Any]) -> Self:
+        """The same with other *settings*. Raises ``ConfigError`` for one that does not exist."""
+        known = [field.name for field in fields(self)]
+        for name in settings:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                raise ConfigError("there is no such setting", key=name, right=", ".join(near or known))
+        return replace(self, **settings)
+
+    def say(self, body: RequestBody, turn: int) -> str:
+        """What it says to a request; *turn* counts from 0."""
+        if callable(self.reply):
+            return self.reply(body)
+        return self.reply if isinstance(self.reply, str) else self.reply[turn % len(self.reply)]
+
+    def cost(self, usage: Usage) -> float:
+        """USD for *usage*."""
+        cached_price = self.input_price if self.cached_price is None else self.cached_price
+        prompt = (usage.input_tokens - usage.cached_tokens) * self.input_price + usage.cached_tokens * cached_price
+        return (prompt + usage.output_tokens * self.output_price) / 1e6

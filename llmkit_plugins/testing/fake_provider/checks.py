@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from llmkit_plugins.errors import ConfigError
 
 
-def not_negative(key: str, value: object) -> None:
-    """Raise ``ConfigError`` unless *value* is a finite number, 0 or more."""
+def not_negative(key: str, value: object) -> float:
+    """*value*, a finite number, 0 or more; else raises ``ConfigError``."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ConfigError(f"{value!r} is not a number that can be used", key=key, right="a finite number, 0 or more")
+        raise ConfigError(f"{value!r} cannot be used", key=key, right="a finite number, 0 or more")
+    return value
 
 
-def whole(key: str, value: object, least: int) -> None:
-    """Raise ``ConfigError`` unless *value* is a whole number, *least* or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{value!r} is not a number that can be used", key=key, right=f"a whole number, {least} or more")
+def whole(key: str, value: object, least: int, most: float = math.inf) -> None:
+    """Raise ``ConfigError`` unless *value* is a whole number from *least* to *most*."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        bounds = f"{least} or more" if most == math.inf else f"{least} to {most}"
+        raise ConfigError(f"{value!r} cannot be used", key=key, right=f"a whole number, {bounds}")
 
 
 def one_of(key: str, value: object, known: Sequence[str]) -> None:

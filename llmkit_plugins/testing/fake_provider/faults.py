@@ -39,10 +39,10 @@ class _Refusal:
 
 _REFUSALS: Mapping[str, _Refusal] = {
     "rate_limit": _Refusal(
-        429, "Rate limit reached on requests per min (RPM). Please try again later.", "requests", None, "rate_limit_exceeded"
+        429, "Rate limit reached on requests per min (RPM).", "requests", code="rate_limit_exceeded"
     ),
-    "server_error": _Refusal(500, "The server had an error while processing your request. Sorry about that!", "server_error"),
-    "overloaded": _Refusal(503, "The engine is currently overloaded, please try again later.", "server_error"),
+    "server_error": _Refusal(500, "The server had an error while processing your request.", "server_error"),
+    "overloaded": _Refusal(503, "The engine is currently overloaded.", "server_error"),
     "bad_request": _Refusal(400, "The request is not valid."),
     "auth": _Refusal(401, "Incorrect API key provided.", code="invalid_api_key"),
     "context_length": _Refusal(
@@ -53,20 +53,21 @@ _REFUSALS: Mapping[str, _Refusal] = {
         code="context_length_exceeded",
     ),
     "content_filter": _Refusal(
-        400, "The response was filtered: the prompt triggered the content management policy.", None, "prompt", "content_filter"
+        400, "The prompt triggered the content management policy.", None, "prompt", "content_filter"
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One way of failing, and which requests it hits: those numbered in *on* (from 1, since the faults were set; None: all), each
-    with *probability*.
+    """One way of failing, and which requests it hits: those numbered in *on* (from 1, since the faults were set; None:
+    all), each with *probability*.
 
-    ``rate_limit`` (429), ``server_error`` (500), ``overloaded`` (503), ``bad_request``, ``auth``, ``context_length`` and
-    ``content_filter`` (400, 401) answer at once with that status and OpenAI's error body. ``timeout`` never answers, ``stall`` answers
-    with headers and then goes silent, ``disconnect`` cuts the connection, ``malformed`` sends JSON that breaks off, ``empty`` ends the
-    answer that has not begun. Raises ``ConfigError`` for what does not go together.
+    ``rate_limit`` (429), ``server_error`` (500), ``overloaded`` (503), ``bad_request``, ``auth``, ``context_length``
+    and ``content_filter`` (400, 401) answer at once with that status and OpenAI's error body. ``timeout`` never
+    answers, ``stall`` answers with headers and then goes silent, ``disconnect`` cuts the connection, ``malformed``
+    sends JSON that breaks off, ``empty`` ends the answer that has not begun. Raises ``ConfigError`` for what does not
+    go together.
     """
 
     kind: FaultKind
@@ -78,13 +79,17 @@ class Fault:
     status: int | None = None
     """Another HTTP status than the kind's own: 502, 504, 529 …"""
     retry_after: float | None = None
-    """Seconds to stay away, told in ``retry-after``, ``retry-after-ms`` and, with 429, ``x-ratelimit-*``; None: not told."""
+    """Seconds to stay away, told in ``retry-after``, ``retry-after-ms`` and, with 429, ``x-ratelimit-*``; None: not
+    told."""
     after_chunks: int | None = None
-    """How many chunks (SSE events; a chat's first one only names the role) of a stream are sent before it hits. None: at once; that is
-    before the response begins, with 0 after its headers. Answers that are not streamed fail at once."""
+    """How many chunks (SSE events; a chat's first one only names the role) of a stream are sent before it hits. None:
+    at once; that is before the response begins, with 0 after its headers. Answers that are not streamed fail at
+    once."""
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)
+        if self.on is not None and not isinstance(self.on, Container):
+            raise ConfigError(f"{self.on!r} does not hold numbers", key="on", right="[1, 2] or range(1, 3)")
         not_negative("probability", self.probability)
         if self.probability > 1:
             raise ConfigError(f"{self.probability} is more than certain", key="probability", right="0 to 1")
@@ -97,7 +102,7 @@ class Fault:
     def _check_refusal(self) -> None:
         for key, value in (("status", self.status), ("retry_after", self.retry_after)):
             if value is not None and self.kind not in _REFUSALS:
-                raise ConfigError(f"{self.kind!r} has no error response", key=key, right="one of " + ", ".join(_REFUSALS))
+                raise ConfigError(f"{self.kind!r} has no error response", key=key, right=", ".join(_REFUSALS))
         if self.status is not None and not 400 <= self.status <= 599:
             raise ConfigError(f"{self.status} is not an error", key="status", right="400 to 599")
         if self.retry_after is not None:

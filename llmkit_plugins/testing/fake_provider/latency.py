@@ -13,7 +13,8 @@ from llmkit_plugins.testing.fake_provider.checks import not_negative
 
 @runtime_checkable
 class Latency(Protocol):
-    """Anything that draws a duration: ``sample(random)`` returns seconds, 0 or more, and uses no other source of chance."""
+    """Anything that draws a duration: ``sample(random)`` returns seconds, 0 or more, and uses no other source of
+    chance."""
 
     def sample(self, random: Random, /) -> float:
         """Seconds."""
@@ -29,7 +30,7 @@ class Constant:
     def __post_init__(self) -> None:
         not_negative("seconds", self.seconds)
 
-    def sample(self, random: Random, /) -> float:  # noqa: ARG002 - the protocol's argument
+    def sample(self, _random: Random, /) -> float:
         """Seconds."""
         return self.seconds
 
@@ -45,7 +46,9 @@ class Uniform:
         not_negative("low_seconds", self.low_seconds)
         not_negative("high_seconds", self.high_seconds)
         if self.high_seconds < self.low_seconds:
-            raise ConfigError(f"{self.high_seconds} is below {self.low_seconds}", key="high_seconds", right="low_seconds or more")
+            raise ConfigError(
+                f"{self.high_seconds} is below low_seconds", key="high_seconds", right="low_seconds or more"
+            )
 
     def sample(self, random: Random, /) -> float:
         """Seconds."""
@@ -56,7 +59,8 @@ class Uniform:
 class LogNormal:
     """Half of them below the median and a long tail above: what the latency of real providers looks like.
 
-    *sigma* is the standard deviation of the logarithm: with 0.5, one in six takes more than 1.65 medians, with 1.0 more than 2.7.
+    *sigma* is the standard deviation of the logarithm: with 0.5, one in six takes more than 1.65 medians, with 1.0 more
+    than 2.7.
     """
 
     median_seconds: float
@@ -75,6 +79,4 @@ def latency_of(key: str, value: object) -> Latency:
     """*value* as a distribution. Raises ``ConfigError`` where it is neither one nor a number, 0 or more."""
     if isinstance(value, Latency):
         return value
-    not_negative(key, value)
-    assert isinstance(value, int | float)
-    return Constant(value)
+    return Constant(not_negative(key, value))

@@ -1,0 +1,44 @@
+"""Text for a person: coloured and framed on a terminal where rich is installed, plain and aligned everywhere else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def say(text: str = "", style: str | None = None) -> None:
+    """Write *text*, in *style* (``bold``, ``red`` …) where there are styles."""
+    if console := _console():
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    else:
+        sys.stdout.write(f"{text}\n")
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write *rows* below the names of their *columns*."""
+    if console := _console():
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*columns)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+        return
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    for row in [columns, *rows]:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _console() -> Console | None:
+    if not sys.stdout.isatty():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console()

@@ -1,0 +1,64 @@
+"""A clock moved by hand, and an event loop that runs on it: what waits in a test costs no time."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ManualClock:
+    """A clock that stands still until somebody moves it. ``LLMKit(clock=clock)`` reads it, and sleeps by moving it."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let *seconds* pass at once. Raises ``ValueError`` where they are negative: a clock never goes backwards."""
+        if not seconds >= 0:
+            raise ValueError(f"a clock cannot go back by {-seconds:g} s")
+        self.now += seconds
+
+    def sleep(self, seconds: float) -> None:
+        """What the sync drivers do instead of sleeping: the time passes at once."""
+        self.advance(seconds)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run *coroutine* on an event loop of this clock: when nobody can go on, time jumps to the next timer.
+
+        So ``asyncio.sleep`` and ``asyncio.timeout`` pass in no time and in the right order. Threads and sockets do not
+        know this clock: while a timer is pending, nobody waits for them.
+        """
+        with asyncio.Runner(loop_factory=lambda: _ManualLoop(self)) as runner:
+            return runner.run(coroutine)
+
+
+class _ManualLoop(asyncio.SelectorEventLoop):
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(_ManualSelector(clock))
+        self._clock = clock
+
+    def time(self) -> float:
+        return self._clock.now
+
+
+class _ManualSelector(selectors.DefaultSelector):
+    """Where a selector would block until a timer is due, it moves the clock there."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:  # no timer is pending: only another thread or a socket can go on
+            return super().select(None)
+        ready = super().select(0)
+        if not ready:
+            self._clock.advance(max(0.0, timeout))
+        return ready

@@ -1,0 +1,42 @@
+"""One scenario, every way to make a call: whole or in chunks, in this thread or under asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from llmkit_plugins.backend import Backend
+from llmkit_plugins.call import Call
+from llmkit_plugins.kit import LLMKit
+from llmkit_plugins.testing.clock import ManualClock
+
+MODES = ("run", "arun", "stream", "astream")
+"""The four drivers: ``kit.call``, ``kit.acall``, ``kit.stream``, ``kit.astream``."""
+
+
+def drive(kit: LLMKit, call: Call, backend: Backend, mode: str) -> Any:
+    """What the caller of *mode* gets: the whole answer, or the chunks of the stream (joined where they are texts).
+
+    The async modes run on an event loop of their own; where the kit's clock is a :class:`ManualClock`, on one of its.
+    """
+    if mode == "run":
+        return kit.call(call, backend).raw
+    if mode == "stream":
+        return join(list(kit.stream(call, backend)))
+    coroutine = adrive(kit, call, backend, mode)
+    return kit.clock.run(coroutine) if isinstance(kit.clock, ManualClock) else asyncio.run(coroutine)
+
+
+async def adrive(kit: LLMKit, call: Call, backend: Backend, mode: str) -> Any:
+    """The same within a running event loop, for *mode* ``arun`` or ``astream``."""
+    if mode == "arun":
+        return (await kit.acall(call, backend)).raw
+    if mode == "astream":
+        return join([chunk async for chunk in kit.astream(call, backend)])
+    raise ValueError(f"{mode!r} is not an async mode (arun or astream)")
+
+
+def join(chunks: Sequence[Any]) -> Any:
+    """Texts as one text; other chunks as they are."""
+    return "".join(chunks) if all(isinstance(chunk, str) for chunk in chunks) else chunks

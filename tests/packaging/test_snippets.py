@@ -1,0 +1,60 @@
+"""Every snippet in the README and the docs works as printed."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from llmkit_plugins.config import assemble
+from llmkit_plugins.testing.fake_provider import FakeProvider
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+class Snippet(NamedTuple):
+    page: str
+    line: int
+    code: str
+
+
+def snippets(language: str) -> list[Snippet]:
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in re.finditer(rf"^( *)```{language}\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL):
+            line = text.count("\n", 0, match.start()) + 2
+            code = re.sub(rf"^{match[1]}", "", match[2], flags=re.MULTILINE)
+            found.append(Snippet(page.name, line, code))
+    return found
+
+
+def named(snippet: Snippet) -> str:
+    return f"{snippet.page}:{snippet.line}"
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[FakeProvider]:
+    with FakeProvider() as provider:
+        yield provider
+
+
+@pytest.mark.parametrize("snippet", snippets("python"), ids=named)
+def test_python(snippet: Snippet, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs from its first line to its last, with a local provider where the key of a real one would be."""
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+    exec(compile("\n" * (snippet.line - 1) + snippet.code, snippet.page, "exec"), {"__name__": "snippet"})
+
+
+@pytest.mark.parametrize("snippet", snippets("toml"), ids=named)
+def test_toml(snippet: Snippet) -> None:
+    """Settings are accepted as they stand; what belongs in a pyproject.toml parses."""
+    table = tomllib.loads(snippet.code)
+    if "project" not in table:
+        assemble(table)
