@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
@@ -131,6 +131,8 @@ class Attempt:
     """How it ended; None while it runs."""
     state: dict[object, Any] = field(default_factory=dict)
     """A place for each plugin, keyed by the plugin."""
+    on_first_chunk: list[Callable[[], object]] | None = None
+    """What ``pre_attempt`` hooks want called once a stream has said something; None: nothing."""
     heard: int = 0
     """The engine's: how many ``pre_attempt`` hooks have begun to run."""
 
@@ -189,6 +191,8 @@ class Call:
     """A place for each plugin, keyed by the plugin."""
     share: Any = field(default=None, repr=False)
     """The engine's: the ``Share`` a plugin asked for."""
+    begun: bool = False
+    """The engine's: whether it was handed to a kit."""
     heard: int = 0
     """The engine's: how many ``pre_request`` hooks have begun to run."""
 

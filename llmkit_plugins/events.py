@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from llmkit_plugins.call import Call
+from llmkit_plugins.call import Call, Target
 
 E = TypeVar("E")
 
@@ -39,6 +39,26 @@ class CircuitChanged:
     """``closed``, ``open`` or ``half_open``."""
     why: str
     """Which statistic, which value, which threshold."""
+
+
+@dataclass(slots=True, frozen=True)
+class CircuitsExhausted:
+    """Every circuit that *call* could use is open: those that open soonest are used all the same."""
+
+    call: Call
+    targets: tuple[str, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class Routed:
+    """A router put *target* first for the next attempt of *call*."""
+
+    call: Call
+    target: Target
+    reason: str
+    """Why, in a word or two of a small vocabulary: it becomes a label."""
+    predicted_seconds: float | None = None
+    """How long the attempt will take, from sending to its end; None where nobody knows."""
 
 
 class Events:

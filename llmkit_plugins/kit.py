@@ -103,7 +103,7 @@ class LLMKit:
         name = name or getattr(plugin, "name", None) or type(plugin).__name__
         check_hooks(plugin, name)
         with self._lock:
-            if any(plugin is other for other in self._plugins.values()):
+            if plugin in self._plugins.values():  # or one equal to it: their state on a call would be one
                 raise ConfigError("this plugin is already registered", key=name)
             if name in self._plugins:
                 name = next(
@@ -152,24 +152,24 @@ class LLMKit:
     def call(self, call: Call, backend: Backend) -> Response:
         """Send *call* through the plugins and return what it ended with, waiting in this thread."""
         plan, flow = self._begin(call, backend, stream=False)
-        response: Response = drivers.run(flow, call, backend, plan, call.deadline)
+        response: Response = drivers.run(flow, call, backend, plan, call)
         return response
 
     async def acall(self, call: Call, backend: Backend) -> Response:
         """Send *call* through the plugins and return what it ended with."""
         plan, flow = self._begin(call, backend, stream=False)
-        response: Response = await drivers.arun(flow, call, backend, plan, call.deadline)
+        response: Response = await drivers.arun(flow, call, backend, plan, call)
         return response
 
     def stream(self, call: Call, backend: Backend) -> Iterator[Any]:
         """Send *call* and yield the answer in chunks, in this thread. Once it ended well it is in ``call.response``."""
         plan, flow = self._begin(call, backend, stream=True)
-        return drivers.stream(flow, call, backend, plan, call.deadline)
+        return drivers.stream(flow, call, backend, plan, call)
 
     def astream(self, call: Call, backend: Backend) -> AsyncIterator[Any]:
         """Send *call* and yield the answer in chunks. Once it ended well it is in ``call.response``."""
         plan, flow = self._begin(call, backend, stream=True)
-        return drivers.astream(flow, call, backend, plan, call.deadline)
+        return drivers.astream(flow, call, backend, plan, call)
 
     def _begin(self, call: Call, backend: Backend, *, stream: bool) -> tuple[Plan, Flow]:
         self._check_fresh(call)
@@ -221,8 +221,9 @@ class LLMKit:
     def _check_fresh(self, call: Call) -> None:
         if self._closed:
             raise LLMKitError("this kit is closed")
-        if call.outcome is not None or call.attempts:
+        if call.begun:
             raise LLMKitError("a Call is made once: make a new one for each request")
+        call.begun = True
         if self.leases:
             self.leases.expire(self.clock())
 
@@ -230,12 +231,28 @@ class LLMKit:
 
     def close(self) -> None:
         """Stop shared upstreams, cancel what frameworks left open, tell late ends and close the plugins; once."""
+        if self._stop():
+            self._close_plugins()
+
+    async def aclose(self) -> None:
+        """The same, and wait until the shared upstreams of this event loop have ended before the plugins are closed."""
+        tasks = self.flights.tasks(asyncio.get_running_loop())
+        if self._stop():
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:
+                self._close_plugins()
+
+    def _stop(self) -> bool:
         with self._lock:
             if self._closed:
-                return
+                return False
             self._closed = True
         self.flights.close()
         self.leases.expire(float("inf"))
+        return True
+
+    def _close_plugins(self) -> None:
         settle()
         for name, plugin in reversed(self._plugins.items()):
             if hasattr(plugin, "close"):
@@ -243,13 +260,6 @@ class LLMKit:
                     plugin.close()
                 except Exception as bug:
                     self._bugs.report(f"{name}.close", bug)
-
-    async def aclose(self) -> None:
-        """Close, and wait until the shared upstreams of this event loop have ended."""
-        tasks = self.flights.tasks(asyncio.get_running_loop())
-        self.close()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        settle()
 
     def __enter__(self) -> Self:
         return self

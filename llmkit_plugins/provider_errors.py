@@ -11,8 +11,10 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from math import isfinite
+from typing import Any, get_args
 
 from llmkit_plugins.errors import ErrorKind
 
@@ -32,19 +34,21 @@ _BY_STATUS: dict[int, ErrorKind] = {
     504: "timeout",
     529: "overloaded",
 }
+_KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
 _CONTEXT_LENGTH = re.compile(
     r"context.?length|context.?window|maximum context|too many tokens|prompt is too long", re.I
 )
 _CONTENT_FILTER = re.compile(r"content.?filter|content.?policy|responsible.?ai", re.I)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
-_UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_RESET = re.compile(r"(x-)?ratelimit-reset|anthropic-ratelimit-.*-reset$")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)")
+_UNIT_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def kind_of(error: BaseException) -> ErrorKind | None:
     """The kind of a provider's *error*: its own ``kind``, else by its status, else by what it derives from. None: not
     known."""
     kind: ErrorKind | None = getattr(error, "kind", None)
-    if kind is not None:
+    if kind in _KINDS:
         return kind
     status = status_of(error)
     if status is not None:
@@ -82,8 +86,8 @@ def _kind_of_status(status: int, error: BaseException) -> ErrorKind | None:
 def retry_after_of(error: BaseException) -> float | None:
     """Seconds that *error* asks to stay away: its own ``retry_after``, else by the headers of its response."""
     own = getattr(error, "retry_after", None)
-    if isinstance(own, int | float):
-        return float(own)
+    if isinstance(own, int | float) and isfinite(own):
+        return max(0.0, float(own))
     for holder in (getattr(error, "response", None), error):
         for name in ("headers", "litellm_response_headers"):
             headers = getattr(holder, name, None)
@@ -97,7 +101,7 @@ def retry_after_of(error: BaseException) -> float | None:
 
 def retry_after(headers: Mapping[str, Any], wall_clock: float | None = None) -> float | None:
     """Seconds to stay away, by every usual header: ``retry-after`` (seconds or a date), ``retry-after-ms`` and the
-    ``x-ratelimit-reset-*`` of exhausted limits. Where several say, the longest. *wall_clock* is the Unix time that
+    ``ratelimit-reset`` family of exhausted limits. Where several say, the longest. *wall_clock* is the Unix time that
     dates count from.
     """
     lower = {str(name).lower().removeprefix("llm_provider-"): str(value).strip() for name, value in headers.items()}
@@ -106,22 +110,17 @@ def retry_after(headers: Mapping[str, Any], wall_clock: float | None = None) -> 
     if "retry-after-ms" in lower:
         said.append(_number(lower["retry-after-ms"], 0.001))
     for name, value in lower.items():
-        left = lower.get(name.replace("-reset", "-remaining"), "0")
-        if (
-            name.startswith(("x-ratelimit-reset", "anthropic-ratelimit-"))
-            and "-reset" in name
-            and _number(left, 1.0) == 0.0
-        ):
+        if _RESET.match(name) and _number(lower.get(name.replace("-reset", "-remaining"), "0"), 1.0) == 0.0:
             said.append(_seconds(value, now))
     waits = [seconds for seconds in said if seconds is not None]
     return max(0.0, *waits) if waits else None
 
 
 def _seconds(value: str, now: float) -> float | None:
-    """A number of seconds, a duration such as ``6m0s``, a Unix time, or a date."""
+    """A number of seconds, a duration such as ``6m0s``, a Unix time (in seconds or milliseconds), or a date."""
     seconds = _number(value, 1.0)
     if seconds is not None:
-        return seconds - now if seconds > 1e9 else seconds
+        return seconds if seconds < 1e9 else (seconds if seconds < 1e12 else seconds / 1000) - now
     parts = _DURATION.findall(value)
     if parts and "".join(number + unit for number, unit in parts) == value:
         return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
@@ -130,14 +129,14 @@ def _seconds(value: str, now: float) -> float | None:
 
 def _number(value: str, unit: float) -> float | None:
     with suppress(ValueError):
-        return float(value) * unit
+        number = float(value) * unit
+        return number if isfinite(number) else None
     return None
 
 
 def _date(value: str, now: float) -> float | None:
-    from datetime import datetime
-
     for parse in (parsedate_to_datetime, datetime.fromisoformat):
         with suppress(ValueError, TypeError):
-            return parse(value).timestamp() - now
+            moment = parse(value)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
     return None

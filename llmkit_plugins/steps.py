@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmkit_plugins.call import Response
+    from llmkit_plugins.engine.sharing import Flight
 
 
 @dataclass(slots=True)
@@ -39,11 +40,15 @@ class Share:
     """Returned by ``pre_request``: calls in flight with an equal *key* are served by one upstream.
 
     The key must cover everything that can change the answer or who may see it. A flight is joined while it is at most
-    *max_age_seconds* old and holds at most *max_chunks*; after that the next caller starts another. Beyond
-    *max_flights* under way, a call that would start one more goes alone. ``None`` means no bound.
+    *max_age_seconds* old and holds at most *max_chunks* and *max_bytes* (by estimate); after that the next caller
+    starts another. Beyond *max_flights* under way, a call that would start one more goes alone. ``None`` means no
+    bound. Where this call starts a flight that ends well, *landed* is told, once; the answer is in the flight's
+    ``log``. It must not block.
     """
 
     key: Hashable
     max_age_seconds: float | None = None
     max_chunks: int | None = None
+    max_bytes: int | None = None
     max_flights: int | None = None
+    landed: Callable[[Flight[Any]], None] | None = None

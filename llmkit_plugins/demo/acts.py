@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from langchain_core.runnables import RunnableConfig
+
 from llmkit_plugins.demo.scene import Scene
 
 Step = Callable[[int, int], None]
@@ -85,8 +87,8 @@ def _messages(number: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"What is special about {number}?"}]
 
 
-def _config(number: int) -> dict[str, dict[str, str]]:
-    return {"metadata": {"user": _user(number)}}
+def _config(number: int) -> RunnableConfig:
+    return RunnableConfig(metadata={"user": _user(number)})
 
 
 def _user(number: int) -> str:

@@ -42,9 +42,9 @@ class Report:
 
     def summary(self, scene: Scene) -> None:
         """What each provider did, as the metrics tell it beside what the provider counted itself."""
-        table = Table("provider", title="What the plugins measured, and what the providers counted")
-        for column in ("answered", "mean latency", "input tokens", "output tokens", "errors", "provider's own count", "cost"):
-            table.add_column(column, justify="right")
+        table = Table("provider", title="What the plugins measured, beside what the providers counted themselves")
+        for column in ("answered", "latency", "tokens in", "out", "errors", "their count", "cost"):
+            table.add_column(column, justify="right", no_wrap=True)
         for name, provider in scene.providers.items():
             stats, measured = provider.stats, _Measured(scene.registry, name)
             table.add_row(
@@ -54,7 +54,7 @@ class Report:
                 f"{measured.tokens('input'):.0f}",
                 f"{measured.tokens('output'):.0f}",
                 f"{measured.errors:.0f}",
-                f"{stats.prompt_tokens + stats.completion_tokens} tokens",
+                f"{stats.prompt_tokens} + {stats.completion_tokens}",
                 f"${stats.cost:.4f}",
             )
         self.console.print(table)

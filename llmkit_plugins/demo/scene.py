@@ -15,13 +15,14 @@ from langchain_openai import ChatOpenAI
 from llmkit_langchain import ChatLLMKit
 from llmkit_litellm import LLMKitRouter
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
 from llmkit_plugins import LLMKit, Target
 from llmkit_plugins.plugins.observability import ObservabilityPlugin
 from llmkit_plugins.testing.fake_provider import FakeProvider, Fault, LogNormal
 
 MODEL = "gpt-4o-mini"
-ANY_KEY = "local-providers-take-any-key"
+ANY_KEY = SecretStr("local-providers-take-any-key")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Scene:
         deployments = [
             {
                 "model_name": "chat",
-                "litellm_params": {"model": f"openai/{MODEL}", "api_base": provider.url, "api_key": ANY_KEY},
+                "litellm_params": {"model": f"openai/{MODEL}", "api_base": provider.url, "api_key": ANY_KEY.get_secret_value()},
                 "model_info": {"id": name},
             }
             for name, provider in self.providers.items()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
+from inspect import GEN_CLOSED, getgeneratorstate
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from llmkit_plugins.call import Attempt, Call
+from llmkit_plugins.call import Attempt, Call, Response
 from llmkit_plugins.engine.lifecycle import Deliver, Flow, Join, Relay
 from llmkit_plugins.engine.sharing import AsyncSeat
 from llmkit_plugins.errors import EmptyAnswer, ForeignCancel, Refused, TimedOut
@@ -19,10 +21,19 @@ if TYPE_CHECKING:
     from llmkit_plugins.engine.plan import Plan
 
 T = TypeVar("T")
+
+
+class Until(Protocol):
+    """Whoever has the deadline: the call, or where several share an upstream, their flight."""
+
+    @property
+    def deadline(self) -> float | None: ...
+
+
 Resume = Callable[[Any], Any]
 
 
-def run(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: float | None) -> Any:
+def run(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> Any:
     """Drive *flow* in this thread, for the whole answer."""
     resume: Resume = flow.send
     value: Any = None
@@ -30,7 +41,7 @@ def run(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: float | 
         while True:
             step = resume(value)
             try:
-                resume, value = flow.send, perform(step, call, backend, plan, deadline)
+                resume, value = flow.send, perform(step, call, backend, plan, until)
             except BaseException as error:
                 resume, value = thrower(flow, error), error  # thrown in outside this block, or later errors chain to it
     except StopIteration as end:
@@ -39,7 +50,7 @@ def run(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: float | 
         del value  # an error that we keep would keep our frame
 
 
-async def arun(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: float | None) -> Any:
+async def arun(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> Any:
     """Drive *flow* in this task, for the whole answer."""
     resume: Resume = flow.send
     value: Any = None
@@ -47,7 +58,7 @@ async def arun(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: f
         while True:
             step = resume(value)
             try:
-                resume, value = flow.send, await aperform(step, call, backend, plan, deadline)
+                resume, value = flow.send, await aperform(step, call, backend, plan, until)
             except BaseException as error:
                 value = whose(error)
                 resume = thrower(flow, value)
@@ -57,7 +68,7 @@ async def arun(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: f
         del value
 
 
-def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: float | None) -> Iterator[Any]:
+def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> Iterator[Any]:
     """Drive *flow* in this thread, handing over chunks."""
     resume: Resume = flow.send
     value: Any = None
@@ -79,13 +90,14 @@ def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: float
                             finally:
                                 attempt.paused_seconds += clock() - handed
                 elif type(step) is Deliver:
-                    yield from step.answer.chunks
+                    yield from map(backend.copy, step.answer.chunks)
                     value = True
                 else:
-                    value = perform(step, call, backend, plan, deadline)
+                    value = perform(step, call, backend, plan, until)
                 resume = flow.send
             except BaseException as error:
                 resume, value = thrower(flow, error), error
+                close(source)  # first the attempt inside it ends, then the call
     except StopIteration:
         pass
     finally:
@@ -93,7 +105,7 @@ def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: float
         close(source)
 
 
-async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: float | None) -> AsyncIterator[Any]:
+async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> AsyncIterator[Any]:
     """Drive *flow* in this task, handing over chunks."""
     resume: Resume = flow.send
     value: Any = None
@@ -112,7 +124,7 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline
                         finally:
                             if attempt is not None:
                                 attempt.paused_seconds += clock() - handed
-                    if type(source) is AsyncSeat:  # its ``__anext__``, in place: 0.2 µs a chunk less
+                    if type(source) is AsyncSeat:
                         at, log, flight, copy = 0, source.log, source.flight, source.copy
                         while True:
                             if at < len(log):
@@ -121,12 +133,12 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline
                             elif flight.over and flight.ended():
                                 break
                             else:
-                                await (flight.news() if deadline is None else flight.news_before(deadline))
+                                await (flight.news() if until.deadline is None else flight.news_before(until.deadline))
                     elif attempt is None:
                         async for chunk in source:
                             yield chunk
                     else:
-                        async for chunk in _paced(source, call, plan, deadline):
+                        async for chunk in source:
                             handed = clock()
                             try:
                                 yield chunk
@@ -134,14 +146,15 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline
                                 attempt.paused_seconds += clock() - handed
                 elif type(step) is Deliver:
                     for chunk in step.answer.chunks:
-                        yield chunk
+                        yield backend.copy(chunk)
                     value = True
                 else:
-                    value = await aperform(step, call, backend, plan, deadline)
+                    value = await aperform(step, call, backend, plan, until)
                 resume = flow.send
             except BaseException as error:
                 value = whose(error)
                 resume = thrower(flow, value)
+                await aclose(source)  # first the attempt inside it ends, then the call
     except StopIteration:
         pass
     finally:
@@ -149,64 +162,81 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline
         await aclose(source)
 
 
-def perform(step: Any, call: Call, backend: Backend, plan: Plan, deadline: float | None) -> Any:
+def perform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -> Any:
     """Do what *step* says, waiting in this thread."""
     kind = type(step)
     if kind is Attempt or kind is Call:
-        attempt = _allow(step, call, plan, deadline)
+        attempt = step if kind is Attempt else None
+        _allow(attempt, call, plan, until)
         return _open(call, attempt, backend) if call.stream else backend.send(call, attempt)
     if kind is Wait:
-        return plan.sleep(affordable(step, plan, deadline))
+        return plan.sleep(affordable(step, plan, until.deadline))
     if kind is Ask:
         return step.run()
     if kind is Deliver:
-        return True
+        return _deliver(step.answer.response, backend)
     if kind is Join:
         drive = stream if call.stream else _once
-        return plan.flights.join(step.share, call, partial(drive, step.flow, call, backend, plan, None), backend.copy)
+        return plan.flights.join(step.share, call, partial(drive, step.flow, call, backend, plan), backend.copy)
     if kind is Relay:
         return step.source.whole()
     raise TypeError(f"{step!r} is not a step")
 
 
-async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, deadline: float | None) -> Any:
+async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -> Any:
     """Do what *step* says, awaiting."""
     kind = type(step)
     if kind is Attempt or kind is Call:
-        attempt = _allow(step, call, plan, deadline)
-        sending = _aopen(call, attempt, backend) if call.stream else backend.asend(call, attempt)
-        if attempt is None or attempt.timeout_seconds is None:
-            return await sending
-        return await within(attempt.timeout_seconds, sending)
+        attempt = step if kind is Attempt else None
+        left = _allow(attempt, call, plan, until)
+        if not call.stream:
+            sending = backend.asend(call, attempt)
+            return await (sending if left is None else within(left, sending))
+        if left is None:
+            return await _aopen(call, attempt, backend)
+        relay = await within(left, _aopen(call, attempt, backend))
+        relay.source = _Paced(relay.source, partial(_patience, attempt, call, plan, until))
+        return relay
     if kind is Wait:
-        return await asyncio.sleep(affordable(step, plan, deadline))
+        return await asyncio.sleep(affordable(step, plan, until.deadline))
     if kind is Ask:
         return await step.arun()
     if kind is Deliver:
-        return True
+        return _deliver(step.answer.response, backend)
     if kind is Join:
         drive = astream if call.stream else _aonce
-        return plan.flights.ajoin(step.share, call, partial(drive, step.flow, call, backend, plan, None), backend.copy)
+        return plan.flights.ajoin(step.share, call, partial(drive, step.flow, call, backend, plan), backend.copy)
     if kind is Relay:
         return await step.source.whole()
     raise TypeError(f"{step!r} is not a step")
 
 
-def _allow(step: Any, call: Call, plan: Plan, deadline: float | None) -> Attempt | None:
-    """The attempt to send (None: the whole call is), with the time it has."""
-    if type(step) is Call:
+def _deliver(response: Response, backend: Backend) -> bool:
+    """A whole answer; who gave it may give it again, so that the caller gets a copy."""
+    if response.raw is not None:
+        response.raw = backend.copy(response.raw)
+    return True
+
+
+def _allow(attempt: Attempt | None, call: Call, plan: Plan, until: Until) -> float | None:
+    """How long what is sent now may take; *attempt* keeps it for its backend."""
+    if call.timeout_seconds is None and until.deadline is None:
         return None
-    attempt: Attempt = step
-    if call.timeout_seconds is not None or deadline is not None:
-        attempt.timeout_seconds = _patience(call, plan, deadline)
-    return attempt
+    left = _patience(attempt, call, plan, until)
+    if left == 0.0:
+        raise Refused("the call's deadline has passed")
+    if attempt is not None:
+        attempt.timeout_seconds = left
+    return left
 
 
-def _patience(call: Call, plan: Plan, deadline: float | None) -> float | None:
-    if deadline is None:
-        return call.timeout_seconds
-    left = max(0.0, deadline - plan.clock())
-    return left if call.timeout_seconds is None else min(left, call.timeout_seconds)
+def _patience(attempt: Attempt | None, call: Call, plan: Plan, until: Until) -> float | None:
+    """How long *attempt* may take from now; where the framework makes the attempts, how long the whole call may."""
+    timeout = None if attempt is None else call.timeout_seconds
+    if until.deadline is None:
+        return timeout
+    left = max(0.0, until.deadline - plan.clock())
+    return left if timeout is None else min(left, timeout)
 
 
 def affordable(wait: Wait, plan: Plan, deadline: float | None) -> float:
@@ -230,21 +260,23 @@ async def within(seconds: float, awaitable: Awaitable[T]) -> T:
         raise
 
 
-async def _paced_slowly(source: Any, call: Call, plan: Plan, deadline: float | None) -> AsyncIterator[Any]:
-    while True:
-        left = _patience(call, plan, deadline)
-        try:
-            chunk = await within(left, anext(source)) if left is not None else await anext(source)
-        except StopAsyncIteration:
-            return
-        yield chunk
+class _Paced:
+    """*source*, each next chunk within the time that is left."""
 
+    __slots__ = ("left", "source")
 
-def _paced(source: Any, call: Call, plan: Plan, deadline: float | None) -> AsyncIterator[Any]:
-    """*source*, each next chunk within the time the attempt has, where it has one."""
-    unbounded = call.timeout_seconds is None and deadline is None
-    paced: AsyncIterator[Any] = source if unbounded else _paced_slowly(source, call, plan, deadline)
-    return paced
+    def __init__(self, source: Any, left: Callable[[], float | None]) -> None:
+        self.source, self.left = source, left
+
+    def __aiter__(self) -> _Paced:
+        return self
+
+    async def __anext__(self) -> Any:
+        left = self.left()
+        return await (anext(self.source) if left is None else within(left, anext(self.source)))
+
+    async def aclose(self) -> None:
+        await aclose(self.source)
 
 
 def _open(call: Call, attempt: Attempt | None, backend: Backend) -> Relay:
@@ -281,12 +313,14 @@ def thrower(flow: Flow, error: BaseException) -> Callable[[Any], Any]:
 
 def _stop(flow: Flow, gone: BaseException) -> None:
     try:
-        flow.throw(gone)
-    except StopIteration:
-        pass
-    else:
-        flow.close()
-    raise gone
+        with suppress(StopIteration, Refused):
+            flow.throw(gone)
+        while getgeneratorstate(flow) != GEN_CLOSED:
+            with suppress(RuntimeError):  # a hook that swallows this too is left behind
+                flow.close()
+        raise gone
+    finally:
+        del gone  # its traceback holds this frame
 
 
 def whose(error: BaseException) -> BaseException:
@@ -300,21 +334,23 @@ def whose(error: BaseException) -> BaseException:
     return error
 
 
-def _once(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: float | None) -> Iterator[Any]:
-    yield run(flow, call, backend, plan, deadline)
+def _once(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> Iterator[Any]:
+    yield run(flow, call, backend, plan, until)
 
 
-async def _aonce(flow: Flow, call: Call, backend: Backend, plan: Plan, deadline: float | None) -> AsyncIterator[Any]:
-    yield await arun(flow, call, backend, plan, deadline)
+async def _aonce(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> AsyncIterator[Any]:
+    yield await arun(flow, call, backend, plan, until)
 
 
 def close(source: Any) -> None:
-    """Close *source* if it can be."""
+    """Close *source* if it can be. It has said what it had to: a failure to close changes nothing."""
     if (closes := getattr(source, "close", None)) is not None:
-        closes()
+        with suppress(Exception):
+            closes()
 
 
 async def aclose(source: Any) -> None:
     """Close the async *source* if it can be."""
     if (closes := getattr(source, "aclose", None)) is not None:
-        await closes()
+        with suppress(Exception):
+            await closes()

@@ -52,11 +52,14 @@ class Handle:
         """It ended badly; an *error* that is no ``Exception`` (a cancellation) says nothing about the provider."""
         with self._lock:
             if self._leases.end(self):
+                traceback = error.__traceback__
                 try:
                     self._flow.throw(error)
                 except BaseException as raised:
-                    if raised is not error:
+                    if raised is not error and raised.__cause__ is not error:  # as a StopIteration's RuntimeError is
                         raise
+                finally:
+                    error.__traceback__ = traceback  # it is the framework's: no frame of ours
 
     def cancel(self) -> None:
         """The caller went away."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from threading import get_ident
 from types import GeneratorType
@@ -112,11 +112,11 @@ def upstream(plan: Plan, call: Call, targets: Sequence[Target], backend: Backend
     dropped: dict[str, str | Refused] = {}
     failure: Exception | None = None
     try:
-        targets = _serving(call, targets, dropped)
+        targets = _serving(call, tuple(targets), dropped)  # a tuple: no hook can change it in place
         while (target := choose(plan, call, targets, dropped)) is not None:
             if call.deadline is not None and call.share is None and plan.clock() >= call.deadline:
                 raise failure or TimedOut("the call's deadline has passed")
-            targets = [other for other in targets if other is not target]
+            targets = tuple([other for other in targets if other is not target])
             try:
                 return (yield from attempt_at(plan, call, target, backend))
             except Refused as refusal:
@@ -128,7 +128,7 @@ def upstream(plan: Plan, call: Call, targets: Sequence[Target], backend: Backend
                 failure = error
         raise failure or _sole(dropped)
     finally:
-        del failure  # its traceback holds this frame
+        del failure, dropped  # their tracebacks hold this frame
 
 
 def delegated(call: Call) -> Flow:
@@ -150,6 +150,8 @@ def attempt_at(plan: Plan, call: Call, target: Target, backend: Backend) -> Flow
         raw = yield attempt
         if call.stream:
             attempt.first_chunk = plan.clock()
+            if attempt.on_first_chunk is not None:
+                _tell_begun(plan, attempt.on_first_chunk)
             raw = yield raw
         attempt.outcome = "ok"
     except Refused as refusal:
@@ -157,7 +159,8 @@ def attempt_at(plan: Plan, call: Call, target: Target, backend: Backend) -> Flow
         raise
     except Exception as error:
         attempt.outcome, attempt.error = "error", error
-        attempt.kind, attempt.retry_after = _diagnose(plan, backend, error)
+        if attempt.started is not None:
+            attempt.kind, attempt.retry_after = _diagnose(plan, backend, error)
         raise
     except BaseException as gone:
         complete = attempt.finish_reason is not None and attempt.first_chunk is not None
@@ -165,8 +168,13 @@ def attempt_at(plan: Plan, call: Call, target: Target, backend: Backend) -> Flow
         raise
     finally:
         attempt.finished = plan.clock()
-        tell(plan, plan.post_attempt, attempt.heard, call, attempt)
-        attempt.error = None  # it holds this frame, which holds the attempt: a cycle per failed call
+        try:
+            tell(plan, plan.post_attempt, attempt.heard, call, attempt)
+        except Exception:
+            attempt.kind = None  # a bug that is to be raised, not a failure the next target may not have
+            raise
+        finally:
+            attempt.error = None  # it holds this frame, which holds the attempt: a cycle per failed call
     return raw
 
 
@@ -184,6 +192,7 @@ def consult(plan: Plan, hooks: tuple[Hook, ...], call: Call, attempt: Attempt | 
             if type(said) is Answer and attempt is None:
                 return said
             if type(said) is Share and attempt is None:
+                hash(said.key)  # what cannot be a key is this hook's bug
                 call.share = said
             elif said is not None:
                 raise TypeError(f"a hook may not return {said!r}")
@@ -206,18 +215,20 @@ def route(plan: Plan, call: Call, targets: Sequence[Target], dropped: dict[str, 
         if not targets:
             break
         try:
-            kept = hook(call, targets)
-            if kept is None or kept is targets:
+            said = hook(call, targets)
+            if said is None or said is targets:
                 continue
-            if not set(kept) <= set(targets):
+            kept = tuple(said)
+            given, left = set(targets), set(kept)
+            if not left <= given:
                 raise ValueError(f"{who} returned targets it was not given")
         except Refused:
             raise
         except Exception as bug:
             _contain(plan, who, bug, critical)
         else:
-            if len(kept) < len(targets):
-                dropped.update((target.name, f"dropped by {who}") for target in targets if target not in kept)
+            if len(left) < len(given):
+                dropped.update((target.name, f"dropped by {who}") for target in targets if target not in left)
             targets = kept
     return targets
 
@@ -229,7 +240,15 @@ def _serving(call: Call, targets: Sequence[Target], dropped: dict[str, str | Ref
     dropped.update(
         (t.name, f"does not serve {model!r}") for t in targets if t.serves is not None and model not in t.serves
     )
-    return [target for target in targets if target.serves is None or model in target.serves]
+    return tuple([target for target in targets if target.serves is None or model in target.serves])
+
+
+def _tell_begun(plan: Plan, listeners: list[Callable[[], object]]) -> None:
+    for listener in listeners:
+        try:
+            listener()
+        except Exception as bug:
+            plan.bugs.report(f"{getattr(listener, '__qualname__', listener)}", bug)
 
 
 def _contain(plan: Plan, who: str, bug: Exception, critical: bool) -> None:  # noqa: FBT001

@@ -34,6 +34,9 @@ PAIRS = {
 """Which pre hook of a plugin must have been asked for its post hook to be told."""
 
 
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
 class Hook(NamedTuple):
     """One implementation. A pre hook has its own place for *need*; a post hook is told when that many pre hooks were
     asked: up to its own plugin's, or 0 where that has none."""
@@ -58,7 +61,7 @@ class Bugs:
             self.counts[who] += 1
             first = self.counts[who] == 1
         if first:
-            log.error("%s failed; the call goes on", who, exc_info=bug)
+            log.error("%s failed; this is logged the first time only", who, exc_info=bug)
         return self._raises
 
 
@@ -115,13 +118,14 @@ def check_hooks(plugin: Any, plugin_name: str) -> None:
     """Raise ``ConfigError`` where *plugin* has a hook that could never work as its author meant it, or none at all."""
     marked = 0
     for attribute in dir(plugin):
-        function = inspect.getattr_static(plugin, attribute, None)
-        options: Mapping[str, Any] | None = getattr(function, "llmkit_impl", None)
+        found = inspect.getattr_static(plugin, attribute, None)
+        function = getattr(found, "__func__", found)  # of a static or class method, which may be marked itself
+        options: Mapping[str, Any] | None = getattr(found, "llmkit_impl", getattr(function, "llmkit_impl", None))
         if options is None and not attribute.startswith("llmkit_"):
             continue
         marked += 1
         name = (options or {}).get("specname") or attribute
-        if trouble := _trouble(name, function, options):
+        if trouble := _trouble(name, function, options) or _unknown_argument(name, getattr(plugin, attribute)):
             what, right = trouble
             raise ConfigError(what, key=f"{plugin_name}.{attribute}", right=right)
     if not marked:
@@ -135,6 +139,8 @@ def _trouble(name: str, function: Any, options: Mapping[str, Any] | None) -> tup
         return "there is no such hook", f"did you mean {near[0]}?" if near else f"one of {', '.join(HOOKS)}"
     if options is None:
         return "the hook is not marked", "put @hookimpl above it"
+    if not inspect.isroutine(function):
+        return "the hook is neither a function nor a method", "a def or a lambda"
     if options.get("wrapper") or options.get("hookwrapper"):
         return "hook wrappers are not supported", "use the pre hook and its post hook"
     if options.get("tryfirst") or options.get("trylast"):
@@ -143,4 +149,13 @@ def _trouble(name: str, function: Any, options: Mapping[str, Any] | None) -> tup
         return "a hook cannot be async", "a generator that yields Ask or Wait serves sync and async"
     if inspect.isgeneratorfunction(function) and "_pre_" not in name:
         return "only pre hooks can yield steps", "queue what has to wait"
+    return None
+
+
+def _unknown_argument(name: str, function: Callable[..., Any]) -> tuple[str, str] | None:
+    """What is wrong with the arguments that a hook insists on."""
+    for argument in inspect.signature(function).parameters.values():
+        insists = argument.default is argument.empty and argument.kind not in _VARIADIC
+        if insists and (argument.name not in HOOKS[name] or argument.kind is argument.KEYWORD_ONLY):
+            return f"the hook has no argument {argument.name!r}", f"any of {', '.join(HOOKS[name])}, by position"
     return None

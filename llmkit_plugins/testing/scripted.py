@@ -114,7 +114,7 @@ class ScriptedBackend(Backend):
 def _perform(line: Line, attempt: Attempt | None) -> Any:
     while callable(line) and not isinstance(line, type):
         line = line()
-    if isinstance(line, BaseException) or isinstance(line, type):
+    if isinstance(line, BaseException | type):
         raise line
     if not isinstance(line, Last):
         return line

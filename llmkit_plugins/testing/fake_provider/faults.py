@@ -63,11 +63,10 @@ class Fault:
     """One way of failing, and which requests it hits: those numbered in *on* (from 1, since the faults were set; None:
     all), each with *probability*.
 
-    ``rate_limit`` (429), ``server_error`` (500), ``overloaded`` (503), ``bad_request``, ``auth``, ``context_length``
-    and ``content_filter`` (400, 401) answer at once with that status and OpenAI's error body. ``timeout`` never
-    answers, ``stall`` answers with headers and then goes silent, ``disconnect`` cuts the connection, ``malformed``
-    sends JSON that breaks off, ``empty`` ends the answer that has not begun. Raises ``ConfigError`` for what does not
-    go together.
+    ``rate_limit`` (429), ``server_error`` (500), ``overloaded`` (503), ``bad_request``, ``context_length``,
+    ``content_filter`` (400) and ``auth`` (401) answer at once with that status and OpenAI's error body. ``timeout``
+    never answers, ``stall`` goes silent, ``disconnect`` cuts the connection, ``malformed`` sends JSON that breaks off,
+    ``empty`` ends the answer that has not begun. Raises ``ConfigError`` for what does not go together.
     """
 
     kind: FaultKind
@@ -82,9 +81,9 @@ class Fault:
     """Seconds to stay away, told in ``retry-after``, ``retry-after-ms`` and, with 429, ``x-ratelimit-*``; None: not
     told."""
     after_chunks: int | None = None
-    """How many chunks (SSE events; a chat's first one only names the role) of a stream are sent before it hits. None:
-    at once; that is before the response begins, with 0 after its headers. Answers that are not streamed fail at
-    once."""
+    """How many chunks of a stream (SSE events; a chat's first one only names the role) are sent before it hits. None:
+    ``disconnect`` and errors hit before the response begins, the others right after its headers. An answer that is not
+    streamed fails at once."""
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)

@@ -1,0 +1,74 @@
+"""Sees whether a hook that must not wait does: two plugins, listed around the one that is watched."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import Any
+
+from llmkit_plugins.hookspecs import hookimpl
+
+BLOCKING = frozenset(
+    {
+        "_posixsubprocess.fork_exec",
+        "_socket.getaddrinfo",
+        "epoll.poll",
+        "poll.poll",
+        "posix.system",
+        "select.select",
+        "socket.accept",
+        "socket.connect",
+        "socket.recv",
+        "socket.recv_into",
+        "socket.send",
+        "socket.sendall",
+        "socket.sendmsg",
+        "socket.sendto",
+        "time.sleep",
+    }
+)
+"""The functions of the interpreter that wait, or may."""
+
+
+class BeforePostHooks:
+    """Listed after the watched plugin, so its post hooks run first. ``blocked`` has what the next ones called."""
+
+    def __init__(self) -> None:
+        self.blocked: list[str] = []
+
+    def _watch(self) -> None:
+        sys.setprofile(self._note)
+
+    def _note(self, _: FrameType, event: str, function: Any) -> None:
+        if event == "c_call":
+            name = ".".join(filter(None, (function.__module__, function.__qualname__)))
+            if name in BLOCKING:
+                self.blocked.append(name)
+
+    @hookimpl
+    def llmkit_post_attempt(self) -> None:
+        self._watch()
+
+    @hookimpl
+    def llmkit_post_response(self) -> None:
+        self._watch()
+
+    @hookimpl
+    def llmkit_error(self) -> None:
+        self._watch()
+
+
+class AfterPostHooks:
+    """Listed before the watched plugin, so its post hooks run last."""
+
+    @hookimpl
+    def llmkit_post_attempt(self) -> None:
+        sys.setprofile(None)
+
+    @hookimpl
+    def llmkit_post_response(self) -> None:
+        sys.setprofile(None)
+
+    @hookimpl
+    def llmkit_error(self) -> None:
+        sys.setprofile(None)
