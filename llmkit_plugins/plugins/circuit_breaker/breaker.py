@@ -1,0 +1,188 @@
+"""The circuit breaker: a guard around the calls to one target."""
+
+from __future__ import annotations
+
+import functools
+import random as system_random
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Any, Self
+
+from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
+from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.plugins.circuit_breaker.circuit import Circuit
+from llmkit_plugins.plugins.circuit_breaker.config import CircuitBreakerConfig
+from llmkit_plugins.plugins.circuit_breaker.failures import IsFailure, is_failure, kind_that_counts, retry_after_of
+from llmkit_plugins.plugins.circuit_breaker.guard import Guard
+from llmkit_plugins.plugins.circuit_breaker.health import Health, health_of
+from llmkit_plugins.plugins.circuit_breaker.latencies import Parts
+from llmkit_plugins.plugins.circuit_breaker.machine import Permit
+from llmkit_plugins.plugins.circuit_breaker.states import Listener, State
+
+
+def _check(name: str, seconds: float | None) -> None:
+    if seconds is not None and not 0 <= seconds < inf:
+        raise ConfigError(f"{seconds!r} is not a time", key=name, right="0 or more seconds")
+
+
+@functools.lru_cache(maxsize=128)
+def _shared(config: CircuitBreakerConfig) -> CircuitBreakerConfig:
+    """One object for all equal settings: it would be half of a breaker's memory."""
+    return config
+
+
+class CircuitBreaker(Guard):
+    """Stops calls to a target that fails or has become slow, and lets them through, few at first, when it has healed.
+
+    It opens on failures in a row, on a failure rate beyond doubt, on latency that has risen, on slow calls (where
+    ``slow_call_seconds`` is set) and on 429 that persist. It stays open for ``open_seconds``, doubled each time it
+    opens anew up to ``max_open_seconds``, less a random part of up to a half, and for ``Retry-After`` at least. Then
+    ``half_open_requests`` probes at once may pass; ``success_threshold`` good ones close it, a bad one opens it again.
+
+    The settings are given by name (``z_score=2.5, open_seconds=60.0`` …, see ``CircuitBreakerConfig``) or as *config*.
+    *random* gives numbers from 0 to 1; *is_failure* says which errors without a ``kind`` count; *listeners* are called
+    with each ``Transition``. Wrong settings, times that are none and unknown kinds of errors raise ``ConfigError``.
+
+    Any number of threads and tasks may share a breaker: no call runs under a lock, and an answer of a closed circuit
+    takes none. Statistics are single writes of attributes: two threads that meet there may lose an answer, never more.
+    A lock is held for some microseconds when a call fails, and while the circuit is not simply closed.
+    """
+
+    __slots__ = ("config",)
+
+    def __init__(
+        self,
+        name: str,
+        config: CircuitBreakerConfig | None = None,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        random: Callable[[], float] = system_random.random,
+        is_failure: IsFailure = is_failure,
+        listeners: Iterable[Listener] = (),
+        **settings: Any,
+    ) -> None:
+        if config is not None and settings:
+            raise ConfigError("is given beside a config", key=next(iter(settings)), right="one of the two")
+        self.config = _shared(config or CircuitBreakerConfig(**settings))
+        super().__init__(name, Circuit(name, self.config, clock(), random, listeners), clock, is_failure)
+
+    @classmethod
+    def aggressive(cls, name: str, **options: Any) -> Self:
+        """Opens early and tries again soon: z-score 1.5, 10 s."""
+        return cls(name, **{"preset": "aggressive", **options})
+
+    @classmethod
+    def production(cls, name: str, **options: Any) -> Self:
+        """The default: z-score 2.5, 60 s."""
+        return cls(name, **{"preset": "production", **options})
+
+    @classmethod
+    def conservative(cls, name: str, **options: Any) -> Self:
+        """Opens late and for long: z-score 3.0, 120 s."""
+        return cls(name, **{"preset": "conservative", **options})
+
+    @property
+    def state(self) -> State:
+        """Where the circuit stands. One whose open time is over is half-open, whether or not anybody has called."""
+        return self._circuit.state_at(self._clock())
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """Who is told of each ``Transition``, in order and under no lock. What they raise is logged, no more."""
+        return self._circuit.listeners
+
+    @property
+    def available(self) -> bool:
+        """Whether ``acquire`` would give a permit now."""
+        return self.retry_after() == 0.0
+
+    def retry_after(self) -> float | None:
+        """Seconds until a call may pass, at most: 0 where one may now, None where the circuit was opened by hand."""
+        circuit = self._circuit
+        return 0.0 if circuit.free is not None else circuit.wait(self._clock())
+
+    def health(self) -> Health:
+        """What was seen in the last ``window_seconds``; the counts begin anew when the circuit closes."""
+        return health_of(self._circuit.detector, self._clock())
+
+    def acquire(self) -> Permit | None:
+        """Leave to make one call, or None: not now. Never raises, never waits.
+
+        What comes of the call is recorded with the permit, or the permit is released.
+        """
+        circuit = self._circuit
+        return circuit.free or circuit.admit(self._clock())
+
+    def release(self, permit: Permit | None = None) -> None:
+        """The call says nothing about the target: it was cancelled, or never sent."""
+        self._circuit.release(permit)
+
+    def record_success(
+        self,
+        seconds: float,
+        *,
+        time_to_first_chunk: float | None = None,
+        seconds_per_output_token: float | None = None,
+        permit: Permit | None = None,
+    ) -> None:
+        """A call was answered in *seconds*; this is compared with earlier ones where neither of the other two is known.
+
+        Without *permit* it counts as an answer to the oldest probe, if the circuit is half-open.
+        """
+        _check("seconds", seconds)
+        if time_to_first_chunk is None and seconds_per_output_token is None:
+            self._circuit.answered(self._clock(), permit, seconds)
+            return
+        _check("time_to_first_chunk", time_to_first_chunk)
+        _check("seconds_per_output_token", seconds_per_output_token)
+        parts = Parts(None, time_to_first_chunk, seconds_per_output_token)
+        self._circuit.heard(self._clock(), permit, seconds, parts)
+
+    def record_first_chunk(self, seconds: float, *, permit: Permit | None = None) -> None:
+        """A stream began *seconds* after it was asked for, and a probe is good with that. ``record_stream_end`` or
+        ``record_failure`` must follow: they count the call."""
+        _check("seconds", seconds)
+        self._circuit.heard(self._clock(), permit, None, Parts(None, seconds))
+
+    def record_stream_end(
+        self, seconds: float, *, seconds_per_output_token: float | None = None, permit: Permit | None = None
+    ) -> None:
+        """A stream whose first chunk was recorded ended well, *seconds* after it was asked for."""
+        _check("seconds", seconds)
+        _check("seconds_per_output_token", seconds_per_output_token)
+        self._circuit.heard(self._clock(), permit, seconds, Parts(None, None, seconds_per_output_token))
+
+    def record_failure(
+        self,
+        error: BaseException | str,
+        seconds: float | None = None,
+        *,
+        retry_after: float | None = None,
+        permit: Permit | None = None,
+    ) -> None:
+        """A call failed with *error*, or an error of that kind (``timeout``, ``server`` …), after *seconds*.
+
+        Only ``HEALTH_KINDS`` count; ``rate_limit`` counts when it persists; others only give the permit back.
+        *retry_after* is what the provider asked for, else the error's own attribute.
+        """
+        _check("seconds", seconds)
+        _check("retry_after", retry_after)
+        if kind := kind_that_counts(error, self._is_failure):
+            asked = retry_after_of(error) if retry_after is None else retry_after
+            self._circuit.failed(self._clock(), permit, kind, seconds, asked)
+        else:
+            self.release(permit)
+
+    def force_open(self, seconds: float | None = None) -> None:
+        """Open now, for *seconds* or until ``force_closed`` or ``reset``."""
+        _check("seconds", seconds)
+        now = self._clock()
+        self._circuit.force("forced_open", now, inf if seconds is None else now + seconds)
+
+    def force_closed(self) -> None:
+        """Close now, all at once. What is usual and how long it was open count on; it opens again when it must."""
+        self._circuit.force("forced_closed", self._clock())
+
+    def reset(self) -> None:
+        """Close, and forget everything. Calls under way count no more."""
+        self._circuit.reset(self._clock())

@@ -1,0 +1,140 @@
+"""When a target is no longer healthy: rates, runs of failures and latencies, seen together."""
+
+from __future__ import annotations
+
+from math import inf, log
+
+from llmkit_plugins.plugins.circuit_breaker.config import CircuitBreakerConfig
+from llmkit_plugins.plugins.circuit_breaker.histogram import FIRST, LARGEST, SCALE, SMALLEST, Histogram, clamped
+from llmkit_plugins.plugins.circuit_breaker.latencies import Latencies, Parts
+from llmkit_plugins.plugins.circuit_breaker.states import Reason
+from llmkit_plugins.plugins.circuit_breaker.window import Window, wilson_lower_bound
+
+
+class HealthDetector:
+    """Counts what came back, and gives the ``Reason`` when health is lost. Times are in seconds.
+
+    An answer is *seconds* long (None: it has only begun) and has *parts* to compare with earlier ones.
+    """
+
+    __slots__ = ("_config", "_failures", "_limits", "avoid_until", "histogram", "latencies", "window")
+
+    avoid_until: float | None
+    """The latest time that a ``Retry-After`` of the present run of bad answers named."""
+
+    def __init__(self, config: CircuitBreakerConfig, now: float) -> None:
+        self._config = config
+        self.reset(now)
+
+    def reset(self, now: float) -> None:
+        """Forget everything."""
+        self.window = Window(self._config.window_seconds, now)
+        self.histogram = Histogram(self._config.window_seconds, now)
+        self.latencies = Latencies(self._config, now)
+        self._end_run()
+
+    def recovered(self, now: float) -> None:
+        """Forget what was wrong; percentiles and what is usual stay."""
+        self.window.clear()
+        self.latencies.calm(now)
+        self._end_run()
+
+    def answered(self, now: float, seconds: float) -> Reason | None:
+        """Learn from an answer that has no parts; the reason is one to open.
+
+        The bulk of what a guarded call costs, hence the counting in place: ``count`` would make it a quarter more.
+        """
+        if not SMALLEST < seconds < LARGEST:
+            seconds = SMALLEST if seconds <= SMALLEST else LARGEST
+        log_seconds = log(seconds)
+        window, histogram = self.window, self.histogram
+        if now >= window.ends:
+            self._turn(now)
+        window.calls += 1
+        histogram.seconds += seconds
+        try:
+            histogram.counts[int(log_seconds * SCALE + FIRST)] += 1
+        except OverflowError:
+            histogram.rotate(now)
+        if self._failures or self._limits:
+            self._end_run()
+        if (whole := self.latencies.whole).exceeded(log_seconds):
+            return self.latencies.risen(now, "latency", whole)
+        return None if self._config.slow_call_seconds is None else self._slow(now, seconds)
+
+    def heard(self, now: float, seconds: float | None, parts: Parts) -> Reason | None:
+        """Learn from any answer; the reason is one to open."""
+        if parts.whole is not None:
+            return self.answered(now, parts.whole)
+        if seconds is not None:
+            self.count(now, seconds)
+            self._end_run()
+        return self.latencies.risen_in(now, parts) or self._slow(now, parts.first_chunk)
+
+    def probed(self, now: float, seconds: float | None, parts: Parts) -> Reason | None:
+        """Judge a probe's answer and learn nothing from it; the reason is one to open again."""
+        if seconds is not None:
+            self.count(now, seconds)
+        time, limit = parts.whole or parts.first_chunk, self._config.slow_call_seconds
+        if time is not None and limit is not None and time > limit:
+            return Reason("slow_call_seconds", time, limit)
+        return self.latencies.unusual(now, parts)
+
+    def failed(self, now: float, seconds: float | None, *, timed_out: bool) -> Reason | None:
+        """Learn from a failure; the reason is one to open. A time-out is a failure, and slow."""
+        self.window.add(now, calls=1, failures=1)
+        self._failures += 1
+        reason = self._run_of_failures() or self._failure_rate(now)
+        if timed_out:
+            risen = None if seconds is None else self.latencies.timed_out(now, seconds)
+            reason = reason or risen or self._slow(now, inf)
+        return reason
+
+    def limited(self) -> Reason | None:
+        """Count an answer that was only "not now"; the reason is that it persists."""
+        self._limits += 1
+        threshold = self._config.rate_limit_failures
+        return Reason("rate_limit", self._limits, threshold) if self._limits >= threshold else None
+
+    def avoid(self, until: float) -> None:
+        """Take note of a ``Retry-After``."""
+        self.avoid_until = until if self.avoid_until is None else max(self.avoid_until, until)
+
+    def count(self, now: float, seconds: float) -> None:
+        """Count an answer, and nothing else."""
+        if now >= self.window.ends:
+            self._turn(now)
+        self.window.calls += 1
+        self.histogram.add(now, clamped(seconds))
+
+    def _turn(self, now: float) -> None:
+        self.window.turn(now)
+        self.histogram.turn(now)
+
+    def _end_run(self) -> None:
+        self._failures = self._limits = 0
+        self.avoid_until = None
+
+    def _run_of_failures(self) -> Reason | None:
+        threshold = self._config.consecutive_failures
+        return Reason("consecutive_failures", self._failures, threshold) if self._failures >= threshold else None
+
+    def _failure_rate(self, now: float) -> Reason | None:
+        calls, failures, _ = self.window.counts(now)
+        return self._rate("failure_rate", failures, calls, self._config.failure_rate)
+
+    def _slow(self, now: float, seconds: float | None) -> Reason | None:
+        """Count an answer that was too slow in absolute terms."""
+        limit = self._config.slow_call_seconds
+        if limit is None or seconds is None or seconds <= limit:
+            return None
+        self.window.add(now, slow=1)
+        calls, _, slow = self.window.counts(now)
+        # A stream is slow when it begins, and a call when it ends.
+        return self._rate("slow_call_rate", min(slow, calls), calls, self._config.slow_call_rate)
+
+    def _rate(self, statistic: str, hits: int, calls: int, threshold: float) -> Reason | None:
+        if calls < self._config.minimum_calls:
+            return None
+        proven = wilson_lower_bound(hits, calls, self._config.z_score)
+        return Reason(statistic, proven, threshold) if proven > threshold else None

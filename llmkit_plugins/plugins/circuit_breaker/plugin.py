@@ -1,0 +1,182 @@
+"""The hooks: they only translate."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from llmkit_plugins.call import Attempt, Call, Target
+from llmkit_plugins.clock import SYSTEM_CLOCK
+from llmkit_plugins.errors import CircuitOpen
+from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, Events
+from llmkit_plugins.hookspecs import hookimpl
+from llmkit_plugins.plugins.circuit_breaker.breaker import CircuitBreaker
+from llmkit_plugins.plugins.circuit_breaker.config import CircuitBreakerConfig, CircuitBreakerPluginConfig
+from llmkit_plugins.plugins.circuit_breaker.machine import Permit
+from llmkit_plugins.plugins.circuit_breaker.states import State, Transition
+
+if TYPE_CHECKING:
+    from llmkit_plugins.kit import LLMKit
+
+log = logging.getLogger("llmkit")
+
+PROMPT_TOKENS = 16
+"""What the prompt of a whole answer counts for in its time per token: else a short answer would look slow."""
+
+Held = list[tuple[CircuitBreaker, Permit | None]]
+
+
+class CircuitBreakerPlugin:
+    """Leaves targets alone that fail or have become slow, and finds them again when they have healed.
+
+    There is one circuit for each target, made when it is first used. A call with several targets skips those that are
+    open; where all are, those that close soonest are used all the same (``min_available``). A call with one target is
+    refused with ``CircuitOpen`` while it is open. *settings* are those of :class:`CircuitBreakerPluginConfig`. Raises
+    ``ConfigError``.
+    """
+
+    Config = CircuitBreakerPluginConfig
+    name = "circuit_breaker"
+
+    def __init__(self, **settings: Any) -> None:
+        self.config = CircuitBreakerPluginConfig(**settings)
+        shared = {name: getattr(self.config, name) for name in CircuitBreakerConfig.model_fields}
+        self._circuit_config = CircuitBreakerConfig(**shared)
+        self._breakers: dict[str, CircuitBreaker] = {}
+        self._clock = SYSTEM_CLOCK
+        self._events: Events | None = None
+
+    def attach(self, kit: LLMKit) -> None:
+        """Tell time by the clock of *kit*, and tell its listeners what changes."""
+        self._clock, self._events = kit.clock, kit.events
+
+    @property
+    def breakers(self) -> Mapping[str, CircuitBreaker]:
+        """The circuits by the name of their target (``provider:NAME`` for those of providers)."""
+        return dict(self._breakers)
+
+    def breaker(self, name: str) -> CircuitBreaker:
+        """The circuit called *name*, made if there is none."""
+        breaker = self._breakers.get(name)
+        if breaker is None:
+            if len(self._breakers) >= self.config.max_circuits:
+                self._forget_one()
+            made = CircuitBreaker(name, self._circuit_config, clock=self._clock, listeners=[self._changed])
+            breaker = self._breakers.setdefault(name, made)
+        return breaker
+
+    @hookimpl
+    def llmkit_route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target]:
+        waits = [self._wait(target) for target in targets]
+        if not any(waits):
+            return targets
+        usable = [target for target, wait in zip(targets, waits, strict=True) if not wait]
+        if call.attempts or len(usable) >= max(1, self.config.min_available):
+            return usable
+        if len(targets) > 1 and (kept := self._least_bad(call, targets, waits)):
+            return kept
+        soonest = min(waits)
+        raise CircuitOpen(targets[waits.index(soonest)].name, soonest if soonest < inf else None)
+
+    @hookimpl
+    def llmkit_pre_attempt(self, call: Call, attempt: Attempt) -> None:
+        held: Held = []
+        attempt.state[self] = held
+        for breaker in self._guards(attempt.target):
+            permit = breaker.acquire()
+            if permit is None and attempt.target not in call.state.get(self, ()):
+                raise CircuitOpen(breaker.name, breaker.retry_after())
+            held.append((breaker, permit))
+        if call.stream:
+            attempt.on_first_chunk = [*(attempt.on_first_chunk or ()), functools.partial(_begun, attempt, held)]
+
+    @hookimpl
+    def llmkit_post_attempt(self, call: Call, attempt: Attempt) -> None:
+        for breaker, permit in attempt.state.pop(self, ()):
+            _record(breaker, permit, call, attempt)
+
+    @hookimpl
+    def llmkit_post_response(self, call: Call) -> None:
+        call.state.pop(self, None)
+
+    @hookimpl
+    def llmkit_error(self, call: Call) -> None:
+        call.state.pop(self, None)
+
+    def _guards(self, target: Target) -> list[CircuitBreaker]:
+        guards = [self.breaker(target.name)]
+        return [*guards, self.breaker(f"provider:{target.provider}")] if self.config.per_provider else guards
+
+    def _wait(self, target: Target) -> float:
+        """Seconds until *target* may be asked: 0 now, infinite where somebody opened its circuit by hand."""
+        waits = [breaker.retry_after() for breaker in self._guards(target)]
+        return max(inf if wait is None else wait for wait in waits)
+
+    def _least_bad(self, call: Call, targets: Sequence[Target], waits: Sequence[float]) -> Sequence[Target]:
+        """As many as must stay, those that close soonest first; what somebody opened by hand stays open."""
+        ranked = sorted(zip(waits, range(len(targets)), strict=True))
+        kept = [targets[place] for wait, place in ranked if wait < inf][: self.config.min_available]
+        call.state[self] = frozenset(kept)
+        names = tuple(target.name for target in kept)
+        if self._events is not None and kept:
+            self._events.publish(CircuitsExhausted(call, names))
+        return kept
+
+    def _changed(self, transition: Transition) -> None:
+        reason = transition.reason
+        why = f"{reason.statistic} {reason.value:.3g}, threshold {reason.threshold:.3g}" if reason else transition.event
+        worse = transition.after is State.OPEN
+        log.log(
+            logging.WARNING if worse else logging.INFO,
+            "the circuit of %s went from %s to %s: %s",
+            transition.name,
+            transition.before.value,
+            transition.after.value,
+            why,
+        )
+        if self._events is not None:
+            changed = CircuitChanged(transition.name, transition.before.value, transition.after.value, why)
+            self._events.publish(changed)
+
+    def _forget_one(self) -> None:
+        for name, breaker in list(self._breakers.items()):
+            if breaker.state is State.CLOSED:
+                self._breakers.pop(name, None)
+                return
+
+
+def _begun(attempt: Attempt, held: Held) -> None:
+    """A probe is good with its first chunk: it need not wait for the end of a long stream."""
+    seconds = attempt.time_to_first_chunk
+    if seconds is not None:
+        for breaker, permit in held:
+            breaker.record_first_chunk(seconds, permit=permit)
+
+
+def _record(breaker: CircuitBreaker, permit: Permit | None, call: Call, attempt: Attempt) -> None:
+    seconds = attempt.duration
+    if seconds is None or attempt.outcome in ("refused", "cancelled"):
+        breaker.release(permit)
+    elif attempt.outcome == "error":
+        if attempt.kind is None:
+            breaker.release(permit)  # a bug of ours says nothing about the provider
+        else:
+            breaker.record_failure(attempt.kind, seconds, retry_after=attempt.retry_after, permit=permit)
+    elif call.stream:
+        breaker.record_stream_end(seconds, seconds_per_output_token=_per_token(attempt, seconds), permit=permit)
+    else:
+        breaker.record_success(seconds, seconds_per_output_token=_per_token(attempt, seconds), permit=permit)
+
+
+def _per_token(attempt: Attempt, seconds: float) -> float | None:
+    """Seconds per output token, after the first chunk where there is one; None where the tokens are not known."""
+    tokens = attempt.usage.output_tokens if attempt.usage is not None else 0
+    if tokens < 1:
+        return None
+    first = attempt.time_to_first_chunk
+    if first is None:
+        return seconds / (tokens + PROMPT_TOKENS)
+    return max(0.0, seconds - first) / (tokens - 1) if tokens > 1 else None
