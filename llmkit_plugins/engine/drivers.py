@@ -89,6 +89,7 @@ def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -
                                 yield chunk
                             finally:
                                 attempt.paused_seconds += clock() - handed
+                                attempt.chunks += 1
                 elif type(step) is Deliver:
                     yield from map(backend.copy, step.answer.chunks)
                     value = True
@@ -124,6 +125,7 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: U
                         finally:
                             if attempt is not None:
                                 attempt.paused_seconds += clock() - handed
+                                attempt.chunks += 1
                     if type(source) is AsyncSeat:
                         at, log, flight, copy = 0, source.log, source.flight, source.copy
                         while True:
@@ -144,6 +146,7 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: U
                                 yield chunk
                             finally:
                                 attempt.paused_seconds += clock() - handed
+                                attempt.chunks += 1
                 elif type(step) is Deliver:
                     for chunk in step.answer.chunks:
                         yield backend.copy(chunk)

@@ -4,6 +4,7 @@ nobody has)."""
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import logging
 from collections import Counter
@@ -125,7 +126,10 @@ def check_hooks(plugin: Any, plugin_name: str) -> None:
             continue
         marked += 1
         name = (options or {}).get("specname") or attribute
-        if trouble := _trouble(name, function, options) or _unknown_argument(name, getattr(plugin, attribute)):
+        called = getattr(plugin, attribute)
+        if inspect.isclass(plugin) and inspect.isfunction(found):
+            called = functools.partial(called, None)  # of a class that is checked before there is an instance
+        if trouble := _trouble(name, function, options) or _unknown_argument(name, called):
             what, right = trouble
             raise ConfigError(what, key=f"{plugin_name}.{attribute}", right=right)
     if not marked:

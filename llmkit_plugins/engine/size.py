@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from sys import getsizeof
 from typing import Any
 
 SAMPLED = 16
-"""Where many chunks are to be weighed at once, one of so many is; they are alike."""
+"""Of many parts that are alike so many are weighed, and stand for the others."""
 
-_DEPTH = 8
-_LEAVES = (str, bytes, bytearray, int, float, type, type(None))
+MOST = 256
+"""Not more objects than these are looked at: a chunk may hold on to half of the process."""
 
 
-def size_of(value: Any, depth: int = _DEPTH) -> int:
-    """Bytes that *value* takes in memory, with its items and attributes, *depth* levels down.
+def size_of(value: Any) -> int:
+    """Bytes that *value* takes in memory, with its items and attributes.
 
-    What is referenced twice counts twice, and what only C code can see not at all: it is right within a factor of two
-    for texts, dicts and the chunks of the frameworks.
+    What only C code can see is not counted, and what is shared with others is: right to a few percent for texts,
+    numbers and plain data, and within a factor of three for the chunks of the frameworks. Takes 1 µs for a text, 10 to
+    50 µs for an object.
     """
-    size = getsizeof(value)
-    if isinstance(value, _LEAVES) or not depth:
-        return size
+    total, seen = 0.0, set()
+    queue = deque([(value, 1.0)])
+    while queue and len(seen) < MOST:
+        part, weight = queue.popleft()
+        if id(part) not in seen:
+            seen.add(id(part))
+            total += weight * getsizeof(part)
+            parts = _parts(part)
+            if (many := len(parts)) > SAMPLED:
+                parts, weight = parts[:: many // SAMPLED][:SAMPLED], weight * many / SAMPLED
+            queue.extend([(each, weight) for each in parts])
+    return int(total)
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, str | bytes | bytearray | int | float | type):
+        return []
     if isinstance(value, Mapping):
-        parts = [*value.keys(), *value.values()]
-    elif isinstance(value, list | tuple | set | frozenset):
-        parts = list(value)
-    else:
-        state = getattr(value, "__dict__", None)
-        if not state:
-            return size
-        size, parts = size + getsizeof(state), list(state.values())
-    return size + sum([size_of(part, depth - 1) for part in parts])
+        return [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [*value]
+    state = getattr(value, "__dict__", None)
+    return [state] if state else []

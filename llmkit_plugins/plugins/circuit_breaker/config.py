@@ -99,6 +99,7 @@ class CircuitBreakerPluginConfig(CircuitBreakerConfig):
         description="Of several targets, so many stay reachable: those that are open for the shortest time.",
     )
     per_provider: bool = Field(
-        default=False, description="Keep a circuit for each provider too, so that one outage is seen across its targets."
+        default=False,
+        description="Keep a circuit for each provider too, so that one outage is seen across its targets.",
     )
     max_circuits: int = Field(default=10_000, ge=1, description="Circuits kept; beyond, closed ones are forgotten.")

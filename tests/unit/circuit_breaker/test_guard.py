@@ -265,7 +265,7 @@ def test_blocks_in_generators_may_end_out_of_order(make):
 
 
 def test_a_block_that_ends_elsewhere_is_no_error(in_state, in_threads, clock):
-    """A block whose generator is closed by another thread is not recorded there, and its place comes back by its lease."""
+    """A block that another thread closes is not recorded there, and its place comes back by its lease."""
 
     def guarded():
         with breaker:

@@ -144,7 +144,7 @@ def test_a_slow_probe_opens_again(make, healthy, clock):
 
 
 def test_a_lasting_new_normal_is_accepted(make, healthy, clock):
-    """After relearn_seconds of slow probes the new latency is the usual one, and the circuit closes and stays closed."""
+    """After relearn_seconds of slow probes the new latency is the usual one: the circuit closes and stays closed."""
     breaker = make(relearn_seconds=600.0)
     healthy(breaker)
     breaker.record_success(5.0)

@@ -18,18 +18,17 @@ def test_every_transition_is_told_with_its_reason(make, clock):
     clock.advance(70.0)
     for _ in range(2):
         breaker.record_success(0.1)
-    start = 1000.5
+    opened, closed = 1000.5, 1070.5
+    five, waited, two = (
+        Reason("consecutive_failures", 5, 5),
+        Reason("open_seconds", 70.0, 60.0),
+        Reason("successful_probes", 2, 2),
+    )
     assert told == [
-        Transition(
-            "target", State.CLOSED, State.OPEN, "tripped", Reason("consecutive_failures", 5, 5), start, open_seconds=60.0
-        ),
-        Transition(
-            "target", State.OPEN, State.HALF_OPEN, "waited", Reason("open_seconds", 70.0, 60.0), start + 70.0
-        ),
-        Transition(
-            "target", State.HALF_OPEN, State.CLOSED, "probes_ok", Reason("successful_probes", 2, 2), start + 70.0
-        ),
-    ]  # fmt: skip
+        Transition("target", State.CLOSED, State.OPEN, "tripped", five, opened, open_seconds=60.0),
+        Transition("target", State.OPEN, State.HALF_OPEN, "waited", waited, closed),
+        Transition("target", State.HALF_OPEN, State.CLOSED, "probes_ok", two, closed),
+    ]
 
 
 def test_force_is_told_without_a_reason(make):
@@ -50,7 +49,8 @@ def test_a_failed_probe_is_told(in_state):
     told = []
     breaker.listeners.append(told.append)
     breaker.record_failure("server")
-    assert (told[0].event, told[0].reason, told[0].open_seconds) == ("probe_failed", Reason("failed_probes", 1, 1), 120.0)
+    assert (told[0].event, told[0].reason) == ("probe_failed", Reason("failed_probes", 1, 1))
+    assert told[0].open_seconds == 120.0
 
 
 def test_a_listeners_bug_hurts_nobody(make, caplog):
@@ -60,11 +60,14 @@ def test_a_listeners_bug_hurts_nobody(make, caplog):
     def bug(transition):
         raise RuntimeError("listener bug")
 
+    def fails():
+        raise ValueError("of the target")
+
     breaker = make(listeners=[bug, told.append])
     with caplog.at_level(logging.ERROR):
         for _ in range(5):
             with pytest.raises(ValueError, match="of the target"):
-                breaker.call(lambda: [][0] if False else (_ for _ in ()).throw(ValueError("of the target")))
+                breaker.call(fails)
     assert breaker.state is State.OPEN
     assert len(told) == 1
     assert [record.exc_info[1].args for record in caplog.records] == [("listener bug",)]

@@ -1,0 +1,87 @@
+"""How long the hooks take: measured in one call of many, by a second set of hooks, so that the others pay nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from types import GeneratorType
+from typing import Any
+
+from llmkit_plugins.clock import Clock
+from llmkit_plugins.engine.plan import Hook, Plan
+
+Steps = Generator[Any, Any, Any]
+Took = Callable[[str, str, float], Any]
+"""Told of a plugin, its hook, and seconds."""
+
+
+class HookTimer:
+    """Tells *took* what the hooks cost in one call of *every*. What a hook waits for is not counted."""
+
+    def __init__(self, took: Took, every: int, stopwatch: Clock = time.perf_counter) -> None:
+        self._took, self._every, self._stopwatch = took, every, stopwatch
+        self._calls = count(1)
+
+    def due(self) -> bool:
+        """Whether the call that begins now is one to be timed."""
+        return next(self._calls) % self._every == 0
+
+    def timed(self, plan: Plan) -> Plan:
+        """The same plan, each hook with a stopwatch."""
+        return replace(
+            plan,
+            pre_request=self._watch(plan.pre_request),
+            route=self._watch(plan.route),
+            pre_attempt=self._watch(plan.pre_attempt),
+            post_attempt=self._watch(plan.post_attempt),
+            post_response=self._watch(plan.post_response),
+            error=self._watch(plan.error),
+        )
+
+    def _watch(self, hooks: tuple[Hook, ...]) -> tuple[Hook, ...]:
+        return tuple([self._watched(hook) for hook in hooks])
+
+    def _watched(self, hook: Hook) -> Hook:
+        plugin, _, name = hook.who.rpartition(".")
+        function, stopwatch = hook.function, self._stopwatch
+        told = partial(self._took, plugin, name)
+
+        def watched(*args: Any) -> Any:
+            begun, said = stopwatch(), None
+            try:
+                said = function(*args)
+            finally:
+                if type(said) is not GeneratorType:
+                    told(stopwatch() - begun)
+            return _watched_steps(said, told, stopwatch) if type(said) is GeneratorType else said
+
+        return hook._replace(function=watched)
+
+
+def _watched_steps(steps: Steps, told: Callable[[float], Any], stopwatch: Clock) -> Steps:
+    """*steps*, with the time they took between any two of them."""
+    seconds = 0.0
+    resume: Callable[[Any], Any] = steps.send
+    value: Any = None
+    try:
+        while True:
+            begun = stopwatch()
+            try:
+                step = resume(value)
+            finally:
+                seconds += stopwatch() - begun
+            try:
+                resume, value = steps.send, (yield step)
+            except GeneratorExit:
+                steps.close()
+                raise
+            except BaseException as error:
+                resume, value = steps.throw, error
+    except StopIteration as end:
+        return end.value
+    finally:
+        del value  # an error that is kept would keep this frame
+        told(seconds)

@@ -1,0 +1,201 @@
+"""What providers say about their own limits, and what their refusals say where they say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llmkit_plugins.clock import Clock
+from llmkit_plugins.plugins.rate_limiter.bucket import FULL, TokenBucket
+from llmkit_plugins.plugins.rate_limiter.headers import Said, said_of
+from llmkit_plugins.plugins.rate_limiter.rate import Rate
+
+DECREASE = 0.5
+"""What a refusal leaves of the pace."""
+RECOVERY_SECONDS = 60.0
+"""How long the pace takes to gain what it was before the refusal."""
+MIN_PACE = 0.5
+"""Requests a second that remain, whatever a provider refuses."""
+MAX_HOLD_SECONDS = 3600.0
+"""The longest that a provider is believed when it says to stay away."""
+
+_WINDOW_SECONDS = 10.0
+_MAX_TARGETS = 10_000
+
+Sent = tuple[float, float, float]
+"""When a request was sent, and how many requests and tokens had been sent with it."""
+
+
+class Pace:
+    """Requests a second, by additive increase and multiplicative decrease (Chiu and Jain 1989).
+
+    Free until the provider refuses. Then half of what was being sent, growing by as much a minute as was sent before
+    the refusal, and free again at twice that. Refusals of what was sent before the last decrease say nothing new.
+    """
+
+    __slots__ = ("_ceiling", "_full_at", "_pace", "_since", "_slope")
+
+    def __init__(self) -> None:
+        self._pace: float | None = None
+        self._since = self._slope = self._ceiling = 0.0
+        self._full_at = FULL
+
+    def now(self, now: float) -> float | None:
+        """Requests a second; None: as many as you like."""
+        if self._pace is None:
+            return None
+        pace = self._pace + self._slope * (now - self._since)
+        if pace >= self._ceiling:
+            self._pace = None
+            return None
+        return pace
+
+    def sent(self, now: float, count: float = 1.0) -> None:
+        """A request is sent; with a *count* of -1, it was not sent after all."""
+        pace = self.now(now)
+        if pace is not None:
+            self._full_at = max(self._full_at, now) + count / pace
+
+    def refused(self, now: float, sent: float, sending: float) -> None:
+        """The provider refused a request that was sent at *sent*, while *sending* requests a second were sent."""
+        pace = self.now(now)
+        if pace is not None and sent < self._since:
+            return
+        before = max(sending if pace is None else pace, MIN_PACE / DECREASE)
+        self._pace = before * DECREASE
+        self._since, self._slope, self._ceiling = now, before / RECOVERY_SECONDS, 2 * before
+        self._full_at = now + 1.0 / self._pace
+
+    def wait(self, now: float) -> float:
+        """Seconds until another request keeps the pace."""
+        return 0.0 if self.now(now) is None else max(0.0, self._full_at - now)
+
+
+class TargetPace:
+    """What one target's provider admits: what it says it admits, how long it said to stay away, and its pace.
+
+    Not safe against threads: hold a lock.
+    """
+
+    __slots__ = (
+        "_began",
+        "_buckets",
+        "_clock",
+        "_heard_at",
+        "_hold_until",
+        "_pace",
+        "_requests",
+        "_requests_before",
+        "_tokens",
+        "free",
+        "target",
+    )
+
+    def __init__(self, target: str, clock: Clock) -> None:
+        self.target, self._clock = target, clock
+        self._buckets: dict[str, TokenBucket] = {}
+        self._requests = self._tokens = self._requests_before = 0.0
+        self._began = clock()
+        self._heard_at = self._hold_until = FULL
+        self._pace = Pace()
+        self.free = True
+        """Whether nothing is known that could keep anybody waiting."""
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the provider has said how many tokens it admits."""
+        return "tokens" in self._buckets
+
+    def wait(self, tokens: float) -> float:
+        """Seconds until a request of *tokens* would be admitted, as far as is known."""
+        if self.free:
+            return 0.0
+        now = self._clock()
+        waits = [bucket.retry_after(cost) for bucket, cost in self._each(tokens)]
+        self.free = not waits and self._hold_until <= now and self._pace.now(now) is None
+        return max(0.0, self._hold_until - now, self._pace.wait(now), *waits)
+
+    def send(self, tokens: float) -> Sent:
+        """Count a request of *tokens*."""
+        now = self._clock()
+        if now - self._began > _WINDOW_SECONDS:
+            self._began, self._requests_before = now, self._requests
+        self._requests += 1.0
+        self._tokens += tokens
+        if not self.free:
+            self._pace.sent(now)
+            for bucket, cost in self._each(tokens):
+                bucket.reserve(cost)
+        return now, self._requests, self._tokens
+
+    def take_back(self, tokens: float) -> None:
+        """Such a request was not sent after all."""
+        self._requests -= 1.0
+        self._tokens -= tokens
+        self._pace.sent(self._clock(), -1.0)
+        for bucket, cost in self._each(tokens):
+            bucket.refund(cost)
+
+    def answered(
+        self, sent: Sent, headers: Mapping[str, str], at: float, *, refused: bool, retry_after: float | None
+    ) -> None:
+        """The response to what was *sent* came *at* a time, with these *headers*.
+
+        *refused* where it was by the provider's own limits, which asked to stay away for *retry_after* seconds.
+        """
+        now = self._clock()
+        for said in said_of(headers) if at >= self._heard_at else ():
+            self._heard_at = at
+            self._hear(said, at, sent)
+        if retry_after is not None:
+            self._hold(now + retry_after)
+        if refused:
+            elapsed = max(now - self._began, 1.0)
+            self._pace.refused(now, sent[0], (self._requests - self._requests_before) / elapsed)
+            self.free = False
+
+    def _hear(self, said: Said, at: float, sent: Sent) -> None:
+        """Make what was said the state of a bucket.
+
+        Providers in this field fill their buckets continuously, and what they call reset is when the bucket is full
+        (OpenAI, Anthropic, Groq): that is GCRA's state itself, and the rate follows from it. Where the limit is not
+        named, it is the most that was ever left; and with nothing left, nothing is sent until the reset.
+        """
+        known = self._buckets.get(said.meter)
+        full = said.limit or max(known.burst if known else 0.0, said.left)
+        if said.limit is None and not said.left:
+            self._hold(at + said.reset)
+        used = full - said.left
+        if full <= 0 or (known is None and not (used > 0 and said.reset > 0)):
+            return
+        bucket = known or self._buckets.setdefault(said.meter, TokenBucket(1, clock=self._clock))
+        bucket.rule = Rate(used / said.reset if used > 0 and said.reset > 0 else bucket.rate, full)
+        since = self._requests - sent[1] if said.meter == "requests" else self._tokens - sent[2]
+        bucket.full_at = at + said.reset + since * bucket.rule.interval
+        self.free = False
+
+    def _hold(self, until: float) -> None:
+        """Nothing is admitted *until* then; where several say, the longest."""
+        self._hold_until = max(self._hold_until, min(until, self._clock() + MAX_HOLD_SECONDS))
+        self.free = False
+
+    def _each(self, tokens: float) -> list[tuple[TokenBucket, float]]:
+        """Each bucket, and what a request costs there; more than all it can ever hold is not asked of it."""
+        costs = {"requests": 1.0, "tokens": tokens}
+        return [(bucket, min(costs[meter], bucket.burst)) for meter, bucket in self._buckets.items()]
+
+
+class Paces:
+    """The pace of each target, made when it is first needed; the oldest are forgotten where there are too many."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._targets: dict[str, TargetPace] = {}
+
+    def of(self, target: str) -> TargetPace:
+        """The pace of *target*."""
+        pace = self._targets.get(target)
+        if pace is None:
+            while len(self._targets) >= _MAX_TARGETS:
+                self._targets.pop(next(iter(self._targets)), None)
+            pace = self._targets.setdefault(target, TargetPace(target, self._clock))
+        return pace

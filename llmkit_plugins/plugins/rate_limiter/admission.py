@@ -1,0 +1,114 @@
+"""What becomes of a ticket: everything it needs is taken, or nothing is, and it is refused, waits or passes all the
+same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from llmkit_plugins.errors import RateLimited
+from llmkit_plugins.plugins.rate_limiter.levels import Level, Plan, shown
+from llmkit_plugins.plugins.rate_limiter.queueing import Queueing
+from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
+
+OnLimit = Literal["reject", "wait", "shadow"]
+
+PROVIDER_LIMIT = "the provider's own limit"
+"""The name of the limit that is learned from a target's provider."""
+
+
+class Admission:
+    """Takes what tickets need from their levels, and does with the others as *on_limit* says."""
+
+    def __init__(self, books: Books, levels: Sequence[Level], on_limit: OnLimit) -> None:
+        self._books, self._on_limit = books, on_limit
+        self._levels = {level.name: level for level in levels}
+        self._nothing = Plan((), books.clock, books.lock)
+
+    def take(self, ticket: Ticket, patience: float) -> Ticket:
+        """The *ticket*, having taken what it needs or a place in line for at most *patience* seconds. Raises
+        ``RateLimited``."""
+        while not self._take_now(ticket):
+            if self._on_limit == "wait" and self._queue(ticket, patience):
+                return ticket
+            over = self.over(ticket)
+            if over is None:
+                continue  # somebody gave something back meanwhile
+            self.count(over)
+            if self._on_limit != "shadow":
+                raise over
+            return self._untaken(ticket, over)
+        return ticket
+
+    def charge(self, ticket: Ticket) -> bool:
+        """Take from every level, or from none."""
+        plan, books = ticket.plan, self._books
+        if not plan.levels:
+            return True
+        if not plan.permits:
+            return plan.all.take(ticket) is not None
+        books.lease(ticket, books.clock())  # before the permits are taken, so that none can be lost
+        if plan.all.take(ticket) is None and not (books.reclaim() and plan.all.take(ticket) is not None):
+            books.leases.pop(ticket, None)
+            return False
+        return True
+
+    def over(self, ticket: Ticket) -> RateLimited | None:
+        """The refusal that *ticket* would meet now: that with the longest wait."""
+        plan, pace, books = ticket.plan, ticket.pace, self._books
+        worst = plan.worst(ticket.keys, ticket.charged, books.clock())
+        if pace is not None:
+            with books.lock:
+                delay = pace.wait(ticket.expected_tokens)
+            if delay > (worst[1] if worst else 0.0):
+                return RateLimited(PROVIDER_LIMIT, pace.target, delay)
+        if worst is None:
+            return None
+        number, seconds = worst
+        return RateLimited(plan.levels[number].name, shown(ticket.keys[number]), seconds)
+
+    def count(self, over: RateLimited) -> None:
+        """One more refusal."""
+        level = self._levels.get(over.limit)
+        if level is not None:
+            level.refused += 1
+
+    def _take_now(self, ticket: Ticket) -> bool:
+        pace = ticket.pace
+        if pace is None:
+            return self.charge(ticket)
+        if pace.free:
+            if not self.charge(ticket):
+                return False
+            ticket.sent = pace.send(ticket.expected_tokens)
+            return True
+        with self._books.lock:
+            if pace.wait(ticket.expected_tokens) or not self.charge(ticket):
+                return False
+            ticket.sent = pace.send(ticket.expected_tokens)
+            return True
+
+    def _queue(self, ticket: Ticket, patience: float) -> bool:
+        """Join the lines; False where it would take too long."""
+        pace, books = ticket.pace, self._books
+        with books.lock:
+            delay = 0.0 if pace is None else pace.wait(ticket.expected_tokens)
+            queueing = Queueing.join(ticket, patience, books.clock() + delay) if delay <= patience else None
+            if queueing is None:
+                return False
+            ticket.queueing = queueing
+            if pace is not None:
+                ticket.sent = pace.send(ticket.expected_tokens)
+                if delay > ((ticket.over and ticket.over.retry_after) or 0.0):
+                    ticket.over = RateLimited(PROVIDER_LIMIT, pace.target, delay)
+            queueing.look()
+        return True
+
+    def _untaken(self, ticket: Ticket, over: RateLimited) -> Ticket:
+        """A ticket that has taken nothing, for a call that goes on all the same."""
+        free = Ticket(self._books, self._nothing, (), (), ticket.amounts)
+        free.over, free.pace = over, ticket.pace
+        if free.pace is not None:
+            with self._books.lock:
+                free.sent = free.pace.send(ticket.expected_tokens)
+        return free

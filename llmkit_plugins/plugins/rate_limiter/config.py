@@ -1,0 +1,54 @@
+"""What can be set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.plugins.rate_limiter.admission import OnLimit
+from llmkit_plugins.plugins.rate_limiter.limits import Limit
+from llmkit_plugins.settings import Settings, nearest
+
+
+class RateLimiterConfig(Settings):
+    """Settings of the rate limiter plugin."""
+
+    limits: list[Limit] = Field(default=[], description="What is limited: each limit is a table, see below.")
+    on_limit: OnLimit = Field(
+        default="reject",
+        description='Over a limit: "reject" raises RateLimited, "wait" waits its turn, "shadow" only counts.',
+    )
+    max_wait_seconds: float = Field(
+        default=30.0, gt=0, description='With on_limit = "wait": who would have to wait longer is refused at once.'
+    )
+    lease_seconds: float = Field(
+        default=600.0, gt=0, description="When the permit of a concurrency limit comes back that nobody gave back."
+    )
+    max_keys: int = Field(default=1_000_000, ge=1, description="Keys remembered by each limit.")
+    learn_from_providers: bool = Field(
+        default=True, description="Keep to what providers say of their own limits (x-ratelimit-*, Retry-After, 429)."
+    )
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _each_a_limit(cls, limits: Any) -> Any:
+        if not isinstance(limits, list | tuple):
+            return limits
+        return [_limit(given, f"[{place}]") for place, given in enumerate(limits)]
+
+
+def _limit(given: Any, place: str) -> Any:
+    if not isinstance(given, Mapping):
+        return given
+    known = [field.name for field in dataclasses.fields(Limit)]
+    for name in given:
+        if name not in known:
+            raise ConfigError("there is no such setting", key=f"{place}.{name}", right=nearest(str(name), known))
+    try:
+        return Limit(**given)
+    except ConfigError as error:
+        raise ConfigError(error.what, key=f"{place}.{error.key}", right=error.right) from None

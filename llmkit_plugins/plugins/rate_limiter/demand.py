@@ -1,0 +1,59 @@
+"""Tickets that have taken nothing yet: what a call is expected, or known, to need from the levels of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmkit_plugins.call import Call, Target, Usage
+from llmkit_plugins.errors import ConfigError, RateLimited
+from llmkit_plugins.plugins.rate_limiter.estimate import max_output_tokens, prompt_chars
+from llmkit_plugins.plugins.rate_limiter.levels import Keys, Plan, shown
+from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
+
+_CHARS = "rate_limiter.prompt_chars"
+
+
+def one(books: Books, plan: Plan, keys: Keys) -> Ticket:
+    """One request, of which nothing else is counted."""
+    return Ticket(books, plan, keys, plan.ones, {})
+
+
+def expected(books: Books, plan: Plan, keys: Keys, call: Call, target: Target | None = None) -> Ticket:
+    """What *call* is expected to use, at *target* if one is chosen.
+
+    More than a whole burst is not expected of anybody: a limit that the estimate exceeds is then used up, or in debt.
+    """
+    model = call.model if target is None else target.model
+    chars = _prompt_chars(call)
+    sent, answered = books.estimator.tokens(model, chars, max_output_tokens(call.params))
+    cost = None if target is None else target.cost(Usage(round(sent), round(answered)))
+    if cost is None:
+        cost = books.estimator.cost(model, sent + answered)
+    amounts = {"tokens": sent + answered, "input_tokens": sent, "output_tokens": answered, "cost": cost}
+    steps = [min(step, level.fill) for level, step in zip(plan.levels, plan.steps(amounts), strict=True)]
+    return Ticket(books, plan, keys, steps, amounts, (model, chars))
+
+
+def exactly(books: Books, plan: Plan, keys: Keys, amounts: Mapping[str, float]) -> Ticket:
+    """Known *amounts*. Raises ``RateLimited`` where a limit can never admit them."""
+    if not plan.metered:
+        return one(books, plan, keys)
+    for name, amount in amounts.items():
+        if not 0.0 <= amount < float("inf"):
+            raise ConfigError(f"{amount!r} is not valid", key=name, right="a number, 0 or more")
+    amounts = {**amounts, "tokens": amounts["input_tokens"] + amounts["output_tokens"]}
+    steps = plan.steps(amounts)
+    for level, key, step in zip(plan.levels, keys, steps, strict=True):
+        if step > level.depth:
+            level.refused += 1
+            raise RateLimited(level.name, shown(key))
+    return Ticket(books, plan, keys, steps, amounts)
+
+
+def _prompt_chars(call: Call) -> int:
+    """Counted once for each call: it is asked about for each target."""
+    chars: Any = call.state.get(_CHARS)
+    if chars is None:
+        chars = call.state[_CHARS] = prompt_chars(call.messages) + prompt_chars(call.params.get("tools"))
+    return int(chars)

@@ -1,0 +1,142 @@
+"""How many tokens a call will take, before it is made: learned from what calls really took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import exp, sqrt
+from typing import Any
+
+MEDIA_CHARS = 3000
+"""What an image or a sound counts for: about 750 tokens."""
+
+_PRIOR_CHARS = 2000.0
+_TOKENS_PER_CHAR = 0.25
+_PRIOR_OUTPUT_TOKENS = 256.0
+_HORIZON_CHARS = 1e6
+_OUTPUT_PROBABILITY = 0.9
+_SLOWEST = 0.03
+_MAX_MODELS = 1000
+_MAX_DEPTH = 8
+
+
+class Quantile:
+    """A running quantile in two numbers: a stochastic approximation (Robbins and Monro 1951) on the logarithm.
+
+    Each value above the estimate raises it, each below lowers it, by shares that balance at the quantile. The shares
+    shrink with the number of values seen, down to a floor of some percent, so that it goes on following.
+    """
+
+    __slots__ = ("probability", "seen", "value")
+
+    def __init__(self, probability: float, value: float) -> None:
+        self.probability, self.value, self.seen = probability, value, 0
+
+    def learn(self, value: float) -> None:
+        """One more *value*, above 0."""
+        self.seen += 1
+        gain = max(_SLOWEST, 1.0 / sqrt(self.seen))
+        above = value > self.value
+        self.value *= exp(gain * (self.probability if above else self.probability - 1.0))
+
+
+class Profile:
+    """What is known of one model."""
+
+    __slots__ = ("chars", "output", "priced_tokens", "tokens", "usd")
+
+    def __init__(self, tokens_per_char: float, output_tokens: float) -> None:
+        self.chars = _PRIOR_CHARS
+        self.tokens = _PRIOR_CHARS * tokens_per_char
+        self.output = Quantile(_OUTPUT_PROBABILITY, output_tokens)
+        self.usd = 0.0
+        self.priced_tokens = 0.0
+
+    def learn(self, chars: int, input_tokens: float | None, output_tokens: float | None) -> None:
+        """What one answered call took."""
+        if input_tokens and chars:
+            self.chars += chars
+            self.tokens += input_tokens
+            if self.chars > _HORIZON_CHARS:
+                self.chars /= 2
+                self.tokens /= 2
+        if output_tokens:
+            self.output.learn(output_tokens)
+
+    def learn_cost(self, tokens: float, usd: float) -> None:
+        """What *tokens* cost."""
+        self.priced_tokens = self.priced_tokens * 0.95 + tokens
+        self.usd = self.usd * 0.95 + usd
+
+
+class Estimator:
+    """Expects tokens and cost per model. A model not seen before is expected to be like all the others.
+
+    The prompt counts by its characters, times the ratio of tokens to characters learned so far; the answer by the
+    quantile that nine in ten answers stay below, or ``max_tokens`` where that is less.
+    """
+
+    def __init__(self) -> None:
+        self._all = Profile(_TOKENS_PER_CHAR, _PRIOR_OUTPUT_TOKENS)
+        self._models: dict[str, Profile] = {}
+
+    def tokens(self, model: str | None, chars: int, max_tokens: float | None = None) -> tuple[float, float]:
+        """Expected input and output tokens of a prompt of *chars* characters."""
+        known = self._models.get(model or "", self._all)
+        output = known.output.value
+        return chars * known.tokens / known.chars, output if max_tokens is None else min(output, max_tokens)
+
+    def cost(self, model: str | None, tokens: float) -> float:
+        """Expected US dollars for *tokens*; nothing until a cost was seen."""
+        known = self._models.get(model or "", self._all)
+        known = known if known.priced_tokens else self._all
+        return tokens * known.usd / known.priced_tokens if known.priced_tokens else 0.0
+
+    def learn(self, model: str | None, chars: int, input_tokens: float | None, output_tokens: float | None) -> None:
+        """What one answered call took, as far as it is known."""
+        for profile in self._both(model):
+            profile.learn(chars, input_tokens, output_tokens)
+
+    def learn_cost(self, model: str | None, tokens: float, usd: float) -> None:
+        """What *tokens* cost in US dollars."""
+        if tokens > 0:
+            for profile in self._both(model):
+                profile.learn_cost(tokens, usd)
+
+    def _both(self, model: str | None) -> Sequence[Profile]:
+        if not model:
+            return (self._all,)
+        profile = self._models.get(model)
+        if profile is None:
+            while len(self._models) >= _MAX_MODELS:
+                self._models.pop(next(iter(self._models)), None)
+            everybody = self._all
+            profile = Profile(everybody.tokens / everybody.chars, everybody.output.value)
+            profile = self._models.setdefault(model, profile)
+        return (self._all, profile)
+
+
+def prompt_chars(messages: Any, depth: int = _MAX_DEPTH) -> int:
+    """The characters of *messages* in any framework's form: text, mappings, sequences, objects with ``content``.
+
+    Images and sounds count as :data:`MEDIA_CHARS` each, whatever the length of their encoding.
+    """
+    if isinstance(messages, str):
+        return MEDIA_CHARS if messages.startswith("data:") else len(messages)
+    if depth == 0 or messages is None:
+        return 0
+    if isinstance(messages, Mapping):
+        if "data" in messages:
+            return MEDIA_CHARS
+        return sum([prompt_chars(value, depth - 1) for value in messages.values()])
+    if isinstance(messages, list | tuple):
+        return sum([prompt_chars(value, depth - 1) for value in messages])
+    return prompt_chars(getattr(messages, "content", None), depth - 1)
+
+
+def max_output_tokens(params: Mapping[str, Any]) -> float | None:
+    """The bound on the answer that *params* set, by any of its usual names."""
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        bound = params.get(name)
+        if isinstance(bound, int | float):
+            return float(bound)
+    return None

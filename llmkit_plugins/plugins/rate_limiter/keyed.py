@@ -1,0 +1,80 @@
+"""State by key, bounded: what is not there is full, so what is full need not be there."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.plugins.rate_limiter.bucket import FULL
+
+OTHERS = "(others)"
+"""The key that keys share for which there is no room."""
+
+_TURN_AT = 1024
+"""Below this many keys it is not worth looking for some to forget."""
+
+
+class Table:
+    """The states of at most *max_keys* keys. A state at or below the base (now, or no permit in use) is that of a new
+    key.
+
+    Two generations, so that forgetting costs nothing where it is hot: a hit reads and writes ``young``, a plain dict,
+    without a lock. For each new key two of the old ones are looked at: those still in use move over, the others are
+    forgotten, and when none is left the generations turn. So there are never much more keys than are in use, and no
+    pause. Beyond *max_keys* in use, new ones share one state, which is too strict rather than too lax.
+    """
+
+    __slots__ = ("_lock", "_max_keys", "_old", "young")
+
+    def __init__(self, max_keys: int, lock: Any) -> None:
+        if isinstance(max_keys, bool) or not isinstance(max_keys, int) or max_keys < 1:
+            raise ConfigError(f"{max_keys!r} is not valid", key="max_keys", right="a whole number, at least 1")
+        self.young: dict[Hashable, float] = {}
+        self._old: dict[Hashable, float] = {}
+        self._max_keys, self._lock = max_keys, lock
+
+    def __len__(self) -> int:
+        return len(self.young) + len(self._old)
+
+    def adopt(self, key: Hashable, base: float) -> Hashable:
+        """See to it that *key* is young; returns the key it is counted under. Adopted by all threads alike."""
+        with self._lock:
+            if key in self.young:
+                return key
+            if key not in self._old:
+                self._forget(base)
+                if len(self) >= self._max_keys and key != OTHERS:
+                    return self.adopt(OTHERS, base)
+            self.young[key] = self._old.get(key, FULL)
+            self._old.pop(key, None)
+            return key
+
+    def state(self, key: Hashable) -> float:
+        """The state of *key*, which need not be here."""
+        with self._lock:
+            return self.young[key] if key in self.young else self._old.get(key, FULL)
+
+    def shift(self, key: Hashable, step: float, base: float) -> None:
+        """Charge *step* more to *key*; give back where it is negative. A debt may result."""
+        key = self.adopt(key, base)
+        while not self._shift(key, step, base):
+            key = self.adopt(key, base)
+
+    def _shift(self, key: Hashable, step: float, base: float) -> bool:
+        young = self.young
+        if key in young:
+            state = young[key]
+            if state < base:
+                state = base
+            young[key] = state + step
+            return True
+        return False
+
+    def _forget(self, base: float) -> None:
+        if not self._old and len(self.young) >= min(_TURN_AT, self._max_keys):
+            self._old, self.young = self.young, {}
+        for _ in range(min(2, len(self._old))):
+            key, state = self._old.popitem()
+            if state > base:
+                self.young[key] = state

@@ -1,0 +1,218 @@
+"""Any number of limits at once: all of them admit a call, or nothing is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast, get_args
+
+from llmkit_plugins.call import Call, Target
+from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
+from llmkit_plugins.errors import ConfigError, RateLimited
+from llmkit_plugins.plugins.rate_limiter.adaptive import Paces
+from llmkit_plugins.plugins.rate_limiter.admission import Admission, OnLimit
+from llmkit_plugins.plugins.rate_limiter.atomic import holding, lock_free
+from llmkit_plugins.plugins.rate_limiter.demand import exactly, expected, one
+from llmkit_plugins.plugins.rate_limiter.levels import Level, Phase, levels_of
+from llmkit_plugins.plugins.rate_limiter.limits import KEYS, Facts, Limit
+from llmkit_plugins.plugins.rate_limiter.rate import positive
+from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
+from llmkit_plugins.plugins.rate_limiter.unrolled import unrolled_check
+
+
+class Check(Protocol):
+    """See :attr:`RateLimiter.check_and_consume`."""
+
+    def __call__(
+        self,
+        provider: str | None = None,
+        model: str | None = None,
+        user: str | None = None,
+        tenant: str | None = None,
+        target: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        input_tokens: float = 0,
+        output_tokens: float = 0,
+        cost: float = 0.0,
+    ) -> bool:
+        """Whether all limits admit it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitStats:
+    """What has happened at one limit."""
+
+    refused: int
+    """Calls refused, or in shadow mode let through all the same."""
+    waited: int
+    """Calls that waited for it longer than for any other."""
+    waited_seconds: float
+    """How long, together."""
+    keys: int
+    """Keys that are remembered."""
+
+
+class RateLimiter:
+    """Keeps calls below all *limits* that they are subject to, in any number of threads and tasks.
+
+    Over a limit, *on_limit* says what happens: ``reject`` raises ``RateLimited`` with the limit, the key and the
+    exact seconds to wait; ``wait`` gives a place in line, first come first served for each key, unless it would take
+    longer than *max_wait_seconds*; ``shadow`` only counts. Permits of concurrency limits come back by themselves
+    *lease_seconds* after they were taken. Of each limit at most *max_keys* keys are remembered. Times are seconds of
+    *clock*. What providers say of their own limits is kept too, unless *learn_from_providers* is False.
+
+    In a kit the limits come in two phases: those by user, tenant and metadata are charged once for each caller
+    (:meth:`request`), those by provider, model and target for each attempt (:meth:`attempt`). Elsewhere
+    :meth:`acquire` and :attr:`check_and_consume` take from all of them at once.
+
+    The algorithm is GCRA (ITU-T I.371), as in :class:`TokenBucket`. Raises ``ConfigError`` where a setting is wrong.
+    """
+
+    check_and_consume: Check
+    """Take one request, and the tokens and dollars given, from every limit at once; False, and nothing taken, if any
+    refuses.
+
+    ``limiter.check_and_consume("openai", "gpt-4o", "user-1")``. Raises ``RateLimited`` where an amount can never be
+    admitted, and ``ConfigError`` where a limit is one of concurrency, which has to be released: use :meth:`acquire`.
+    """
+
+    def __init__(
+        self,
+        limits: Sequence[Limit],
+        *,
+        on_limit: OnLimit = "reject",
+        max_wait_seconds: float = 30.0,
+        lease_seconds: float = 600.0,
+        max_keys: int = 1_000_000,
+        learn_from_providers: bool = True,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if on_limit not in get_args(OnLimit):
+            raise ConfigError(
+                f"{on_limit!r} is not valid", key="on_limit", right=f"one of {', '.join(get_args(OnLimit))}"
+            )
+        self.limits, self.on_limit, self.clock = tuple(limits), on_limit, clock
+        self.max_wait_seconds = positive("max_wait_seconds", max_wait_seconds)
+        self._books = Books(clock, positive("lease_seconds", lease_seconds))
+        self.estimator = self._books.estimator
+        self._paces = Paces(clock) if learn_from_providers else None
+        lock = self._books.lock
+        bound = [(limit, levels_of(limit, max_keys, lock)) for limit in self.limits]
+        self._levels: list[Level] = [level for _, levels in bound for level in levels]
+        _check_names(self._levels)
+        self._request = Phase([entry for entry in bound if not entry[0].of_the_attempt], clock, lock)
+        self._attempt = Phase([entry for entry in bound if entry[0].of_the_attempt], clock, lock)
+        self._all = Phase(bound, clock, lock)
+        self._admission = Admission(self._books, self._levels, on_limit)
+        self.check_and_consume = self._fast_check() or self._check
+
+    @classmethod
+    def hierarchical(cls, **settings: Any) -> RateLimiter:
+        """The usual hierarchy: 100 requests a second for each provider, 10 for each model, 1 for each user."""
+        return cls([Limit.per_provider(), Limit.per_model(), Limit.per_user()], **settings)
+
+    def request(self, call: Call) -> Ticket:
+        """Take what *call* needs from the limits of its caller. Raises ``RateLimited``."""
+        plan, keys = self._request.select(Facts(user=call.user, tenant=call.tenant, metadata=call.metadata))
+        ticket = expected(self._books, plan, keys, call) if plan.metered else one(self._books, plan, keys)
+        return self._admission.take(ticket, self._patience(call))
+
+    def attempt(self, call: Call, target: Target) -> Ticket:
+        """Take what an attempt of *call* at *target* needs from their limits. Raises ``RateLimited``."""
+        return self._admission.take(self._attempting(call, target), self._patience(call))
+
+    def outlook(self, call: Call, target: Target) -> RateLimited | None:
+        """The refusal that an attempt of *call* at *target* would meet now; None where there is room."""
+        return self._admission.over(self._attempting(call, target))
+
+    def acquire(
+        self,
+        provider: str | None = None,
+        model: str | None = None,
+        user: str | None = None,
+        tenant: str | None = None,
+        target: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        input_tokens: float = 0,
+        output_tokens: float = 0,
+        cost: float = 0.0,
+        max_wait_seconds: float | None = None,
+    ) -> Ticket:
+        """Take one request, and the tokens and dollars given, from every limit at once, in any phase.
+
+        ``with limiter.acquire(user="user-1", input_tokens=800) as ticket: ...``. Raises ``RateLimited``; with
+        ``retry_after`` None where an amount can never be admitted.
+        """
+        plan, keys = self._all.select(Facts(provider, model, target, user, tenant, metadata or {}))
+        amounts = {"input_tokens": input_tokens, "output_tokens": output_tokens, "cost": cost}
+        ticket = exactly(self._books, plan, keys, amounts)
+        if self._paces is not None and target is not None:
+            ticket.pace = self._paces.of(target)
+        return self._admission.take(ticket, self.max_wait_seconds if max_wait_seconds is None else max_wait_seconds)
+
+    def stats(self) -> dict[str, LimitStats]:
+        """What has happened at each limit, by its name."""
+        return {
+            level.name: LimitStats(level.refused, level.waited, level.waited_seconds, len(level.table))
+            for level in self._levels
+        }
+
+    def _attempting(self, call: Call, target: Target) -> Ticket:
+        facts = Facts(target.provider, target.model, target.name, call.user, call.tenant, call.metadata)
+        plan, keys = self._attempt.select(facts)
+        pace = None if self._paces is None else self._paces.of(target.name)
+        if plan.metered or (pace is not None and pace.counts_tokens):
+            ticket = expected(self._books, plan, keys, call, target)
+        else:
+            ticket = one(self._books, plan, keys)
+        ticket.pace = pace
+        return ticket
+
+    def _patience(self, call: Call) -> float:
+        if self.on_limit != "wait":
+            return 0.0
+        left = self.max_wait_seconds if call.deadline is None else call.deadline - self.clock()
+        return max(0.0, min(self.max_wait_seconds, left))
+
+    def _fast_check(self) -> Check | None:
+        """``check_and_consume`` written out for these limits, where they are simple enough."""
+        simple = all(set(limit.per) <= set(KEYS) and not limit.match for limit in self.limits)
+        if not simple or not self._levels or self.on_limit == "shadow":
+            return None
+        if any(level.meter != "requests" for level in self._levels):
+            return None
+        check = unrolled_check(self._levels, self.clock, [limit.per for limit in self.limits], self._check)
+        return cast(Check, check if lock_free() else holding(self._books.lock, check))
+
+    def _check(
+        self,
+        provider: str | None = None,
+        model: str | None = None,
+        user: str | None = None,
+        tenant: str | None = None,
+        target: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        input_tokens: float = 0,
+        output_tokens: float = 0,
+        cost: float = 0.0,
+    ) -> bool:
+        plan, keys = self._all.select(Facts(provider, model, target, user, tenant, metadata or {}))
+        if plan.permits:
+            name = plan.levels[0].name
+            raise ConfigError(f"a permit of {name!r} has to be released", key="check_and_consume", right="use acquire")
+        amounts = {"input_tokens": input_tokens, "output_tokens": output_tokens, "cost": cost}
+        ticket = exactly(self._books, plan, keys, amounts)
+        if self._admission.charge(ticket):
+            return True
+        over = self._admission.over(ticket)
+        if over is not None:
+            self._admission.count(over)
+        return self.on_limit == "shadow"
+
+
+def _check_names(levels: Sequence[Level]) -> None:
+    names = [level.name for level in levels]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two limits are called {twice!r}", key="limits", right="give each a name of its own")

@@ -1,0 +1,159 @@
+"""What is limited: one :class:`Limit` says how much of what, for each of whom, and for which calls."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import translate
+from operator import attrgetter
+from typing import Any, Literal, get_args
+
+from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.plugins.rate_limiter.rate import Rate, positive
+
+Meter = Literal["concurrency", "requests", "tokens", "input_tokens", "output_tokens", "cost"]
+METERS: tuple[Meter, ...] = get_args(Meter)
+
+KEYS = ("provider", "model", "target", "user", "tenant")
+OF_THE_ATTEMPT = frozenset({"provider", "model", "target"})
+"""Known only once a target is chosen: limits by these are charged for what reaches a provider."""
+
+
+@dataclass(slots=True)
+class Facts:
+    """What limits are keyed and selected by. None: not known."""
+
+    provider: str | None = None
+    model: str | None = None
+    target: str | None = None
+    user: str | None = None
+    tenant: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+Key = Callable[[Facts], Hashable | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limit:
+    """How much, for each of whom: ``Limit(requests="60/min", tokens="90_000/min", per=("user",))``.
+
+    Each rate is a bucket of its own, and all of them have to admit a call. A call that lacks one of the keys in *per*
+    is not subject to the limit. Raises ``ConfigError`` that names what is wrong.
+    """
+
+    requests: str | None = None
+    """Calls: ``"100/s"``, ``"500/10s"``, ``"3/min"``."""
+    tokens: str | None = None
+    """Input and output tokens together: ``"90_000/min"``."""
+    input_tokens: str | None = None
+    """Tokens of the prompt."""
+    output_tokens: str | None = None
+    """Tokens of the answer."""
+    cost: str | None = None
+    """US dollars: ``"5 USD/day"``."""
+    concurrency: int | None = None
+    """Calls under way at once."""
+    per: Sequence[str] = ()
+    """Counted apart for each ``provider``, ``model``, ``target``, ``user``, ``tenant``, ``metadata.<key>`` or each
+    combination of several; of nothing: for all together."""
+    burst: float | None = None
+    """At once after a rest, in the unit of the one rate this limit has; one period's worth if not given."""
+    match: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    """Only for calls whose keys are one of these: ``{"model": "gpt-4o*", "tenant": ["a", "b"]}``. ``*`` and ``?``
+    stand for any characters."""
+    name: str = ""
+    """What errors and metrics call it; by itself, what it says."""
+
+    def __post_init__(self) -> None:
+        per = (self.per,) if isinstance(self.per, str) else tuple(self.per)
+        object.__setattr__(self, "per", per)
+        for key, names in (("per", per), ("match", self.match)):
+            for name in names:
+                _check_key(key, name)
+        rates = self.rates()
+        if self.concurrency is not None and (isinstance(self.concurrency, bool) or self.concurrency < 1):
+            raise ConfigError(
+                f"{self.concurrency!r} is not valid", key="concurrency", right="a whole number, at least 1"
+            )
+        if not rates and self.concurrency is None:
+            raise ConfigError("a limit limits nothing", key="limit", right=f"give one of {', '.join(sorted(METERS))}")
+        if self.burst is not None and len(rates) != 1:
+            what = (
+                f"it is not clear which of {', '.join(rates)} it is of" if rates else "there is no rate it could be of"
+            )
+            raise ConfigError(what, key="burst", right="a limit of its own for the rate that has a burst")
+
+    @classmethod
+    def per_provider(cls) -> Limit:
+        """100 requests a second for each provider."""
+        return cls(requests="100/s", per=("provider",))
+
+    @classmethod
+    def per_model(cls) -> Limit:
+        """10 requests a second for each model."""
+        return cls(requests="10/s", per=("model",))
+
+    @classmethod
+    def per_user(cls) -> Limit:
+        """1 request a second for each user."""
+        return cls(requests="1/s", per=("user",))
+
+    def rates(self) -> dict[Meter, Rate]:
+        """The rates it has, by what they count."""
+        burst = None if self.burst is None else positive("burst", self.burst)
+        texts = {meter: getattr(self, meter) for meter in METERS if meter != "concurrency"}
+        return {meter: Rate.parse(text, meter, burst) for meter, text in texts.items() if text is not None}
+
+    @property
+    def of_the_attempt(self) -> bool:
+        """Whether it is charged for each attempt at a target, rather than once for each caller."""
+        return not OF_THE_ATTEMPT.isdisjoint([*self.per, *self.match])
+
+    def title(self, meter: Meter) -> str:
+        """What errors and metrics call the limit of *meter*: ``requests 60/min per user``."""
+        says = f"{meter} {getattr(self, meter)}" + (f" per {' and '.join(self.per)}" if self.per else "")
+        several = len(self.rates()) + (self.concurrency is not None) > 1
+        return (f"{self.name} ({meter})" if several else self.name) if self.name else says
+
+    def key(self) -> Key:
+        """A function that says under which key given facts are counted; None: not at all."""
+        parts = [_getter(name) for name in self.per]
+        asked = [(_getter(name), _pattern(value)) for name, value in self.match.items()]
+
+        def key(facts: Facts) -> Hashable | None:
+            for get, matches in asked:
+                value = get(facts)
+                if value is None or not matches(value):
+                    return None
+            values = tuple([get(facts) for get in parts])
+            return None if None in values else values[0] if len(values) == 1 else values
+
+        return key
+
+
+def _check_key(where: str, name: str) -> None:
+    if name in KEYS or (name.startswith("metadata.") and name != "metadata."):
+        return
+    near = difflib.get_close_matches(name, KEYS, n=1)
+    known = f"did you mean {near[0]}?" if near else f"one of {', '.join(KEYS)} and metadata.<key>"
+    raise ConfigError(f"{name!r} is no key", key=where, right=known)
+
+
+def _getter(name: str) -> Callable[[Facts], str | None]:
+    if not name.startswith("metadata."):
+        return attrgetter(name)
+    field_name = name.removeprefix("metadata.")
+
+    def get(facts: Facts) -> str | None:
+        value = facts.metadata.get(field_name)
+        return None if value is None else str(value)
+
+    return get
+
+
+def _pattern(value: str | Sequence[str]) -> Callable[[str], Any]:
+    patterns = [value] if isinstance(value, str) else list(value)
+    return re.compile("|".join(translate(pattern) for pattern in patterns)).match

@@ -1,0 +1,179 @@
+"""The hooks: they only translate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from llmkit_plugins.call import Attempt, Call, Response, Target
+from llmkit_plugins.errors import RateLimited, Refused
+from llmkit_plugins.events import Events, LimitReached
+from llmkit_plugins.hookspecs import hookimpl
+from llmkit_plugins.plugins.rate_limiter.config import RateLimiterConfig
+from llmkit_plugins.plugins.rate_limiter.limiter import RateLimiter
+from llmkit_plugins.plugins.rate_limiter.ticket import Ticket
+from llmkit_plugins.steps import Wait
+
+if TYPE_CHECKING:
+    from llmkit_plugins.kit import LLMKit
+
+Turn = Generator[Wait, Any, None]
+
+
+class Spent(NamedTuple):
+    """What an attempt used; None stays as it was expected."""
+
+    input_tokens: float | None
+    output_tokens: float | None
+    cost: float | None
+    complete: bool
+    """Whether the provider said so: only then is there something to learn."""
+
+
+NOTHING = Spent(0.0, 0.0, 0.0, complete=False)
+AS_EXPECTED = Spent(None, None, None, complete=False)
+
+
+class RateLimiterPlugin:
+    """Keeps callers and providers within their limits: refuses with the exact wait, or waits in turn.
+
+    Limits by user, tenant and metadata are charged once for each caller, before routing; those by provider, model and
+    target for each attempt. *settings* are those of :class:`RateLimiterConfig`. Raises ``ConfigError``.
+    """
+
+    Config = RateLimiterConfig
+    name = "rate_limiter"
+
+    def __init__(self, **settings: Any) -> None:
+        self.config = RateLimiterConfig(**settings)
+        self.limiter = RateLimiter(**self._settings())
+        self._events: Events | None = None
+
+    def attach(self, kit: LLMKit) -> None:
+        """Tell time by the clock of *kit*, and tell its listeners who ran into a limit."""
+        self.limiter = RateLimiter(**self._settings(), clock=kit.clock)
+        self._events = kit.events
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self.config, name) for name in RateLimiterConfig.model_fields}
+
+    @hookimpl
+    def llmkit_pre_request(self, call: Call) -> Turn | None:
+        return self._take(call, call.state, lambda: self.limiter.request(call))
+
+    @hookimpl
+    def llmkit_route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target] | None:
+        if len(targets) < 2 or self.config.on_limit == "shadow":
+            return None
+        refusals = [self.limiter.outlook(call, target) for target in targets]
+        free = [target for target, refusal in zip(targets, refusals, strict=True) if refusal is None]
+        if free:
+            return targets if len(free) == len(targets) else free
+        waits = [float("inf") if r is None or r.retry_after is None else r.retry_after for r in refusals]
+        soonest = sorted(range(len(targets)), key=waits.__getitem__)
+        return [targets[place] for place in soonest]
+
+    @hookimpl
+    def llmkit_pre_attempt(self, call: Call, attempt: Attempt) -> Turn | None:
+        return self._take(call, attempt.state, lambda: self.limiter.attempt(call, attempt.target))
+
+    @hookimpl
+    def llmkit_post_attempt(self, call: Call, attempt: Attempt) -> None:
+        spent, ticket = _spent(attempt), attempt.state.pop(self, None)
+        of_caller = call.state.get(self) if call.outcome is None else call.state.pop(self, None)
+        if attempt.started is None:
+            if ticket is not None:
+                ticket.refund()
+            return
+        if ticket is not None:
+            limited = attempt.kind == "rate_limit"
+            ticket.answered(attempt.headers, refused=limited, retry_after=attempt.retry_after)
+            _settle(ticket, spent)
+            ticket.release()
+        if of_caller is not None and spent is not NOTHING:
+            _settle(of_caller, spent)
+
+    @hookimpl
+    def llmkit_post_response(self, call: Call, response: Response) -> None:
+        ticket = self._caller_left(call)
+        if ticket is not None:
+            if response.shared is not None or not call.attempts:
+                _settle(ticket, NOTHING)
+            ticket.release()
+
+    @hookimpl
+    def llmkit_error(self, call: Call) -> None:
+        ticket = self._caller_left(call)
+        if ticket is None:
+            return
+        sent = [attempt for attempt in call.attempts if attempt.started is not None]
+        if not sent:
+            ticket.refund()
+        elif all(attempt.outcome is not None and _spent(attempt) is NOTHING for attempt in sent):
+            _settle(ticket, NOTHING)
+        ticket.release()
+
+    def _caller_left(self, call: Call) -> Ticket | None:
+        """The caller's ticket. Where an upstream that others share goes on without him, it stays to be settled."""
+        runs_on = call.share is not None and bool(call.attempts) and call.attempts[-1].outcome is None
+        ticket: Ticket | None = call.state.get(self) if runs_on else call.state.pop(self, None)
+        return ticket
+
+    def _take(self, call: Call, state: dict[object, Any], take: Callable[[], Ticket]) -> Turn | None:
+        try:
+            ticket = state[self] = take()
+        except RateLimited as refusal:
+            self._tell(call, refusal, "refused")
+            raise
+        if ticket.queueing is not None:
+            return self._turn(call, ticket)
+        if ticket.over is not None:
+            self._tell(call, ticket.over, "passed")
+        return None
+
+    def _turn(self, call: Call, ticket: Ticket) -> Turn:
+        """Wait in line. Where the caller cannot, or goes away, the place goes to those behind."""
+        begun = self.limiter.clock()
+        try:
+            with closing(ticket.naps()) as naps:
+                for seconds in naps:
+                    yield Wait(seconds)
+        except Refused as refusal:
+            refusal = ticket.over if ticket.over is not None and not isinstance(refusal, RateLimited) else refusal
+            if isinstance(refusal, RateLimited):
+                self._tell(call, refusal, "refused")
+            raise refusal from None
+        if ticket.over is not None:
+            self._tell(call, ticket.over, "waited", self.limiter.clock() - begun)
+
+    def _tell(
+        self,
+        call: Call,
+        refusal: RateLimited,
+        action: Literal["refused", "waited", "passed"],
+        seconds: float | None = None,
+    ) -> None:
+        if self._events is not None and self._events.wanted(LimitReached):
+            if seconds is None:
+                seconds = float("inf") if refusal.retry_after is None else refusal.retry_after
+            self._events.publish(LimitReached(call, refusal.limit, action, seconds))
+
+
+def _spent(attempt: Attempt) -> Spent:
+    """What *attempt* used: as the provider said, else what was streamed, else what was expected of it."""
+    usage = attempt.usage
+    if attempt.started is None:
+        return NOTHING
+    if usage is not None:
+        return Spent(usage.input_tokens, usage.output_tokens, attempt.cost, complete=attempt.outcome == "ok")
+    if attempt.outcome == "ok":
+        return AS_EXPECTED
+    if attempt.first_chunk is not None:
+        return Spent(None, attempt.chunks, None, complete=False)  # providers send a token a chunk, more or less
+    return NOTHING if attempt.outcome == "error" else AS_EXPECTED
+
+
+def _settle(ticket: Ticket, spent: Spent) -> None:
+    if spent is not AS_EXPECTED:
+        ticket.settle(spent.input_tokens, spent.output_tokens, spent.cost, complete=spent.complete)

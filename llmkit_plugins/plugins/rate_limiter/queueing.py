@@ -1,0 +1,112 @@
+"""A ticket's way through the lines: first those of its rates, then those of its permits."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, NoReturn
+
+from llmkit_plugins.errors import RateLimited
+from llmkit_plugins.plugins.rate_limiter.levels import Level, Pass, shown
+from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS, Place
+
+if TYPE_CHECKING:
+    from llmkit_plugins.plugins.rate_limiter.ticket import Ticket
+
+_SHORTEST_NAP_SECONDS = 0.005
+_GRACE_SECONDS = 1.0
+
+
+class Queueing:
+    """Waits its turn for *ticket*, *patience* seconds at most. Permits are taken once the rates admit: who waits
+    holds none.
+
+    Rates are charged at once, so their wait is exact, and only ever shortens. For permits it is not known; they are
+    looked at again after an eighth of the time waited so far. Everything here happens under the limiter's lock.
+    """
+
+    __slots__ = ("_began", "_not_before", "_over", "_places", "ticket", "until")
+
+    def __init__(self, ticket: Ticket, patience: float, not_before: float) -> None:
+        self.ticket, self._not_before = ticket, not_before
+        self._began = ticket.books.clock()
+        self.until = self._began + patience
+        """When it gives up."""
+        self._places: list[tuple[Level, Hashable, Place]] = []
+        self._over: Level | None = None
+
+    @classmethod
+    def join(cls, ticket: Ticket, patience: float, not_before: float = 0.0) -> Queueing | None:
+        """A place for *ticket* in every line it has to wait in; None where the wait would be longer than *patience*."""
+        queueing = cls(ticket, patience, not_before)
+        return queueing if queueing._charge(ticket.plan.rates, patience) else None
+
+    def look(self) -> float:
+        """Seconds to wait before looking again; 0.0 if it is the ticket's turn, which then queues no more."""
+        ticket, now = self.ticket, self.ticket.books.clock()
+        longest = self._not_before - now
+        for level, key, place in self._places:
+            longest = max(longest, level.excess(place.state(level.table.state(key)), now))
+        if longest > 0.0:
+            if now >= self.until:
+                self._refuse(longest)
+            return self._nap(now) if ticket.held else longest
+        self._leave(given_back=False)
+        if ticket.plan.permits and not ticket.held:
+            ticket.books.lease(ticket, self.until)
+            self._charge(ticket.plan.concurrency, float("inf"))
+            return self.look()
+        self._end(now)
+        return 0.0
+
+    def give_up(self) -> None:
+        """Leave every line; those behind move up once the charge is given back."""
+        self._leave(given_back=True)
+
+    def _charge(self, levels: Pass, patience: float) -> bool:
+        """Charge the ticket and join the lines where there is not enough yet; False where it would take too long."""
+        ticket = self.ticket
+        states = levels.take(ticket, patience) if levels.levels else ()
+        if states is None:
+            return False
+        now, longest = ticket.books.clock(), 0.0
+        for level, key, step, state in levels.of(ticket, states):
+            seconds = level.excess(state, now)
+            if seconds:
+                self._places.append((level, key, level.line(key, now).join(step, self)))
+            if seconds > longest:
+                longest, self._over = seconds, level
+                ticket.over = RateLimited(level.name, shown(key), seconds)
+        return True
+
+    def _nap(self, now: float) -> float:
+        """How long to sleep while others hold the permits."""
+        self.ticket.books.reclaim()
+        for _, _, place in self._places:
+            first = place.line.first()
+            if first is not None and first.owner.until + _GRACE_SECONDS < now:
+                first.owner.ticket.refund()  # it went away without a word
+        return min(max(_SHORTEST_NAP_SECONDS, (now - self._began) / 8), LOOK_AGAIN_SECONDS, self.until - now)
+
+    def _refuse(self, seconds: float) -> NoReturn:
+        """It waited in vain: for permits, or because others used more than they were expected to."""
+        over = self.ticket.over
+        if self._over is not None:
+            self._over.refused += 1
+        self.ticket.refund()
+        raise RateLimited(over.limit if over else "", over.key if over else "", seconds)
+
+    def _leave(self, *, given_back: bool) -> None:
+        for level, key, place in self._places:
+            place.leave(given_back=given_back)
+            if not place.line.places and level.lines.get(key) is place.line:
+                del level.lines[key]
+        self._places = []
+
+    def _end(self, now: float) -> None:
+        ticket = self.ticket
+        ticket.queueing = None
+        if ticket.held:
+            ticket.books.lease(ticket, now)
+        if self._over is not None:
+            self._over.waited += 1
+            self._over.waited_seconds += now - self._began

@@ -1,0 +1,226 @@
+"""What one call has taken: waited for, settled to what it really used, or given back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import RLock
+from typing import Any
+
+from llmkit_plugins.clock import Clock
+from llmkit_plugins.errors import RateLimited
+from llmkit_plugins.plugins.rate_limiter.adaptive import Sent, TargetPace
+from llmkit_plugins.plugins.rate_limiter.estimate import Estimator
+from llmkit_plugins.plugins.rate_limiter.levels import Keys, Plan
+from llmkit_plugins.plugins.rate_limiter.queueing import Queueing
+from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS
+from llmkit_plugins.plugins.rate_limiter.waiting import Naps, wait, wait_async
+
+
+@dataclass(slots=True)
+class Books:
+    """What the tickets of one limiter share."""
+
+    clock: Clock
+    lease_seconds: float
+    lock: Any = field(default_factory=RLock)
+    leases: dict[Ticket, None] = field(default_factory=dict)
+    """The tickets that hold permits, the oldest lease first."""
+    estimator: Estimator = field(default_factory=Estimator)
+
+    def lease(self, ticket: Ticket, since: float) -> None:
+        """Let the permits of *ticket* come back by themselves ``lease_seconds`` after *since*."""
+        self.leases.pop(ticket, None)
+        ticket.leased_until = since + self.lease_seconds
+        self.leases[ticket] = None
+
+    def reclaim(self) -> bool:
+        """Give back the permits whose lease has ended; says whether there were any."""
+        found = False
+        with self.lock:
+            now = self.clock()
+            while (oldest := next(iter(self.leases), None)) is not None and oldest.leased_until <= now:
+                oldest.release()
+                self.leases.pop(oldest, None)
+                found = True
+        return found
+
+
+class Ticket:
+    """What one call, or one attempt, has taken from the limits it is subject to.
+
+    Whoever gets one waits until :attr:`wait` is 0 (:meth:`naps`, ``with`` and ``async with`` do it), makes the call,
+    and tells how it went: :meth:`settle` what was used, :meth:`release` when it is over, :meth:`refund` if it never
+    reached the provider. Each may be told twice, late, and from any thread. ``with`` releases at its end.
+    """
+
+    __slots__ = (
+        "_learn_as",
+        "_settled",
+        "amounts",
+        "books",
+        "charged",
+        "expected_tokens",
+        "held",
+        "keys",
+        "leased_until",
+        "over",
+        "pace",
+        "plan",
+        "queueing",
+        "sent",
+    )
+
+    def __init__(
+        self,
+        books: Books,
+        plan: Plan,
+        keys: Keys,
+        charged: Sequence[float],
+        amounts: Mapping[str, float],
+        learn_as: LearnAs = None,
+    ) -> None:
+        self.books, self.plan, self.keys = books, plan, keys
+        self.charged = list(charged)
+        self.amounts = amounts
+        """What it is expected to use, and after :meth:`settle` what it used."""
+        self.over: RateLimited | None = None
+        """The limit it ran into, where it has to wait for it (``wait``) or was let through all the same
+        (``shadow``)."""
+        self.held = False
+        self.leased_until = 0.0
+        self.queueing: Queueing | None = None
+        self.pace: TargetPace | None = None
+        self.sent: Sent | None = None
+        self.expected_tokens = amounts.get("tokens", 0.0)
+        self._learn_as = learn_as
+        self._settled = False
+
+    @property
+    def wait(self) -> float:
+        """Seconds to wait before looking again; 0.0: it is this one's turn.
+
+        Raises ``RateLimited``, having given everything back, where it has waited in vain for as long as it may.
+        """
+        if self.queueing is None:
+            return 0.0
+        with self.books.lock:
+            return 0.0 if self.queueing is None else self.queueing.look()
+
+    def naps(self) -> Naps:
+        """Yields how long to sleep, again and again until it is this one's turn. Closed before, it refunds the
+        ticket."""
+        try:
+            while seconds := self.wait:
+                yield min(seconds, LOOK_AGAIN_SECONDS)
+        except BaseException:
+            self.refund()
+            raise
+
+    def settle(
+        self,
+        input_tokens: float | None = None,
+        output_tokens: float | None = None,
+        cost: float | None = None,
+        *,
+        complete: bool = True,
+    ) -> None:
+        """Charge what was really used in place of what was expected; what is None stays as it was expected.
+
+        What exceeds the expectation is charged as well: a debt may result. Told again (by a further attempt), it adds
+        up. Nothing is learned from answers that broke off: *complete* is False then.
+        """
+        said = {"input_tokens": input_tokens, "output_tokens": output_tokens, "cost": cost}
+        told = {meter: float(used) for meter, used in said.items() if used is not None}
+        with self.books.lock:
+            if complete:
+                self._learn(told)
+            before = self.amounts
+            if self._settled:
+                told = {meter: used + before.get(meter, 0.0) for meter, used in told.items()}
+            now = {**before, **told}
+            self.amounts = now
+            self._settled = True
+            if "input_tokens" in told or "output_tokens" in told:
+                now["tokens"] = told["tokens"] = now.get("input_tokens", 0.0) + now.get("output_tokens", 0.0)
+            self._charge(told)
+
+    def release(self) -> None:
+        """Give back the permits: the call is over. What it used stays charged."""
+        books = self.books
+        with books.lock:
+            if not self.held:
+                return
+            self.held = False
+            books.leases.pop(self, None)
+            seconds = books.clock() - (self.leased_until - books.lease_seconds)
+            for level, key in zip(self.plan.levels[: self.plan.permits], self.keys, strict=False):
+                level.table.shift(key, -1.0, 0.0)
+                if self.queueing is None:
+                    level.held_seconds += (seconds - level.held_seconds) / 8
+
+    def refund(self) -> None:
+        """Give everything back, the request itself included. A waiter gives its place to those behind it."""
+        with self.books.lock:
+            if self.queueing is not None:
+                self.queueing.give_up()
+            self.release()
+            self.queueing = None
+            nothing = dict.fromkeys(("requests", "tokens", "input_tokens", "output_tokens", "cost"), 0.0)
+            self._charge(nothing)
+            if self.pace is not None and self.sent is not None:
+                self.pace.take_back(self.expected_tokens)
+                self.sent = None
+
+    def answered(
+        self,
+        headers: Mapping[str, str] | None = None,
+        *,
+        at: float | None = None,
+        refused: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        """What the provider said of its own limits, *at* a time (now, if not given), to be kept from now on.
+
+        *headers* are those of its response, in lower case; *refused* where it answered that its limit is used up.
+        """
+        with self.books.lock:
+            if self.pace is not None and self.sent is not None:
+                moment = self.books.clock() if at is None else at
+                self.pace.answered(self.sent, headers or {}, moment, refused=refused, retry_after=retry_after)
+
+    def __enter__(self) -> Ticket:
+        wait(self.naps(), self.books.clock)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    async def __aenter__(self) -> Ticket:
+        await wait_async(self.naps())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+    def _charge(self, amounts: Mapping[str, float]) -> None:
+        """Make *amounts* what is charged, where a level counts them."""
+        now = self.books.clock()
+        for number, level in enumerate(self.plan.levels):
+            if level.meter in amounts:
+                step = level.interval * amounts[level.meter]
+                level.charge(self.keys[number], step - self.charged[number], now)
+                self.charged[number] = step
+
+    def _learn(self, told: Mapping[str, float]) -> None:
+        if self._learn_as is None:
+            return
+        model, chars = self._learn_as
+        input_tokens, output_tokens = told.get("input_tokens"), told.get("output_tokens")
+        self.books.estimator.learn(model, chars, input_tokens, output_tokens)
+        if "cost" in told:
+            self.books.estimator.learn_cost(model, (input_tokens or 0.0) + (output_tokens or 0.0), told["cost"])
+
+
+LearnAs = tuple[str | None, int] | None
+"""The model and the characters of the prompt, for the estimator."""

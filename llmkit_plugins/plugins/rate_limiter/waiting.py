@@ -1,0 +1,138 @@
+"""Who waits: threads and tasks outside any framework. Nothing else here sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Generator
+from contextlib import closing
+from functools import wraps
+from threading import RLock
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from llmkit_plugins.clock import Clock, sleep_of
+from llmkit_plugins.errors import RateLimited
+from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS, Line, Place
+
+if TYPE_CHECKING:
+    from llmkit_plugins.plugins.rate_limiter.bucket import TokenBucket
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Naps = Generator[float, None, None]
+"""Yields how long to sleep, until it is one's turn; closed before, it gives the place back."""
+
+_lines: dict[int, Line] = {}
+"""By the id of the bucket, while somebody waits for it (and so keeps it alive)."""
+_lock = RLock()
+
+
+def wait(naps: Naps, clock: Clock) -> None:
+    """Wait in this thread."""
+    sleep = sleep_of(clock)
+    with closing(naps):
+        for seconds in naps:
+            sleep(seconds)
+
+
+async def wait_async(naps: Naps) -> None:
+    """Wait in this task."""
+    with closing(naps):
+        for seconds in naps:
+            await asyncio.sleep(seconds)
+
+
+class Turn:
+    """A turn at *bucket*, to be waited for: a context manager, sync and async, and a decorator of both kinds of
+    function.
+
+    Raises ``RateLimited`` where the wait would be longer than *max_wait_seconds*.
+    """
+
+    __slots__ = ("bucket", "cost", "max_wait_seconds")
+
+    def __init__(self, bucket: TokenBucket, cost: float, max_wait_seconds: float) -> None:
+        self.bucket, self.cost, self.max_wait_seconds = bucket, cost, max_wait_seconds
+
+    def __enter__(self) -> None:
+        wait(self._naps(), self.bucket.clock)
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    async def __aenter__(self) -> None:
+        await wait_async(self._naps())
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """*function*, each call of which waits its turn."""
+        if inspect.iscoroutinefunction(function):
+
+            @wraps(function)
+            async def acall(*args: P.args, **kwargs: P.kwargs) -> Any:
+                async with self:
+                    return await function(*args, **kwargs)
+
+            return cast(Callable[P, R], acall)
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        return call
+
+    def _naps(self) -> Naps:
+        bucket, rule = self.bucket, self.bucket.rule
+        if bucket.check_and_consume(self.cost):
+            return
+        with _lock:
+            seconds = bucket.retry_after(self.cost)
+            if seconds > self.max_wait_seconds:
+                raise RateLimited(f"{rule.amount:g} per {rule.per:g} s", retry_after=seconds)
+            bucket.reserve(self.cost)
+            place = _lines.setdefault(id(bucket), Line()).join(self.cost * rule.interval)
+        came = False
+        try:
+            while (ahead := self._ahead(place)) > rule.depth:
+                yield min(ahead - rule.fill, LOOK_AGAIN_SECONDS)
+            came = True
+        finally:
+            with _lock:
+                place.leave(given_back=not came)
+                if not place.line.places:
+                    _lines.pop(id(bucket), None)
+                if not came:
+                    bucket.refund(self.cost)
+
+    def _ahead(self, place: Place) -> float:
+        with _lock:
+            return place.state(self.bucket.full_at) - self.bucket.clock()
+
+
+class Waits:
+    """Lets a token bucket be waited for: see :class:`Turn`."""
+
+    __slots__ = ()
+
+    def turn(self, cost: float = 1.0, max_wait_seconds: float = float("inf")) -> Turn:
+        """A turn at *cost*: ``with bucket.turn(3, max_wait_seconds=5): ...``."""
+        return Turn(cast("TokenBucket", self), cost, max_wait_seconds)
+
+    def __enter__(self) -> None:
+        self.turn().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    async def __aenter__(self) -> None:
+        await self.turn().__aenter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """*function*, each call of which waits its turn."""
+        return self.turn()(function)

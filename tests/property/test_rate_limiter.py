@@ -1,0 +1,222 @@
+"""Properties of the rate limiter, found true by hypothesis or not at all."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+
+from llmkit_plugins import RateLimited
+from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiter, TokenBucket
+from llmkit_plugins.testing import ManualClock
+
+RATES = st.floats(1e-3, 1e4)
+CLOCKS = st.floats(0, 2e9)
+
+
+@given(rate=RATES, burst=st.integers(1, 200), now=CLOCKS)
+def test_a_full_burst_is_always_admitted(rate, burst, now):
+    """Whatever the rate and the clock, a rested bucket admits exactly its burst at once."""
+    assume(rate * burst < 4e6)
+    bucket = TokenBucket(rate, burst, clock=ManualClock(now))
+    assert [bucket.check_and_consume() for _ in range(burst + 1)] == [True] * burst + [False]
+
+
+@given(rate=RATES, burst=st.integers(1, 50), now=CLOCKS, taken=st.integers(0, 50), rests=st.lists(st.floats(0, 5), max_size=30))
+def test_over_any_history_no_more_than_burst_and_rate_is_admitted(rate, burst, now, taken, rests):
+    """Between any two moments at most burst + rate x time is admitted."""
+    clock = ManualClock(now)
+    bucket = TokenBucket(rate, burst, clock=clock)
+    admitted = []
+    for rest in [0.0, *rests]:
+        for _ in range(burst + taken):
+            if not bucket.check_and_consume():
+                break
+            admitted.append(clock())
+        clock.advance(rest)
+    for first, start in enumerate(admitted):
+        for last in range(first, len(admitted)):
+            most = burst + rate * (admitted[last] - start)
+            assert last - first + 1 <= most + min(0.5, 1e-3 + rate * (burst + 4) * 2.5e-7)
+
+
+@given(rate=st.floats(1e-3, 100), burst=st.floats(1, 100), now=CLOCKS, costs=st.lists(st.floats(0.1, 1), max_size=50))
+def test_the_wait_it_names_is_the_wait_it_takes(rate, burst, now, costs):
+    """After the seconds it names a refused cost is admitted, and a little before it is not."""
+    clock = ManualClock(now)
+    bucket = TokenBucket(rate, burst, clock=clock)
+    while bucket.check_and_consume(burst):
+        pass
+    for cost in costs:
+        seconds = bucket.retry_after(cost)
+        assert 0 < seconds <= cost / rate + 1e-3
+        early = seconds - 0.01 * cost / rate - 1e-4
+        if early > 0:
+            clock.advance(early)
+            assert not bucket.check_and_consume(cost)
+            clock.advance(seconds - early)
+        else:
+            clock.advance(seconds)
+        assert bucket.check_and_consume(cost)
+
+
+class Tokens:
+    """A token bucket as one would explain it, in exact numbers, with those who wait for it standing in line."""
+
+    def __init__(self, rate: int, burst: int) -> None:
+        self.rate, self.burst, self.now = Fraction(rate), Fraction(burst), Fraction(0)
+        self.tokens = self.burst
+        self.line: list[tuple[object, Fraction]] = []
+        self.passed: dict[object, Fraction] = {}
+
+    def advance(self, to: Fraction) -> None:
+        while self.line:
+            who, cost = self.line[0]
+            ready = self.now + max(Fraction(0), (cost - self.tokens) / self.rate)
+            if ready > to:
+                break
+            self._refill(ready)
+            self.tokens -= cost
+            self.passed[who] = ready
+            self.line.pop(0)
+        self._refill(to)
+
+    def _refill(self, to: Fraction) -> None:
+        self.tokens = min(max(self.burst, self.tokens), self.tokens + (to - self.now) * self.rate)
+        self.now = to
+
+    def wait(self, cost: Fraction, who: object = None) -> Fraction:
+        """How long *who*, or a newcomer, waits for *cost*."""
+        before = Fraction(0)
+        for other, others_cost in self.line:
+            before += others_cost
+            if other is who:
+                return (before - self.tokens) / self.rate
+        return Fraction(0) if who in self.passed else max(Fraction(0), (before + cost - self.tokens) / self.rate)
+
+    def take(self, cost: Fraction, who: object) -> None:
+        self.line.append((who, cost))
+        self.advance(self.now)
+
+    def give_back(self, cost: Fraction, who: object) -> None:
+        if any(other is who for other, _ in self.line):
+            self.line = [entry for entry in self.line if entry[0] is not who]
+        else:
+            self.tokens += cost
+        self.advance(self.now)
+        self.tokens = min(self.tokens, self.burst)
+        self.advance(self.now)
+
+    def charge(self, cost: Fraction) -> None:
+        self.tokens -= cost
+
+
+USERS = st.sampled_from(["ann", "bob"])
+MODELS = st.sampled_from(["m", "n"])
+TOKENS = st.integers(0, 64)
+# Multiples of 1/64 and rates that are powers of two: floats are exact, so that the two can be compared to the last bit.
+SECONDS = st.integers(0, 640).map(lambda ticks: Fraction(ticks, 64))
+
+PER_MODEL, PER_USER, TOKENS_PER_USER = "requests 4/s per model", "requests 1/s per user", "tokens 16/s per user"
+
+
+class AgainstTheModel(RuleBasedStateMachine):
+    """Every call is told the same by the limiter and by the plain model: admitted, refused, or how long to wait."""
+
+    on_limit = "reject"
+    patience = 20.0
+    tickets = Bundle("tickets")
+
+    @initialize()
+    def begin(self):
+        self.clock = ManualClock()
+        limits = [
+            Limit(requests="4/s", per=("model",)),
+            Limit(requests="1/s", burst=4, per=("user",)),
+            Limit(tokens="16/s", burst=64, per=("user",)),
+        ]
+        self.limiter = RateLimiter(limits, on_limit=self.on_limit, max_wait_seconds=self.patience, clock=self.clock)
+        self.buckets: dict[tuple[str, str], Tokens] = {}
+        self.charged, self.came = {}, {}
+
+    def needs(self, model, user, tokens):
+        wanted = {(PER_MODEL, model): (4, 4, 1), (PER_USER, user): (1, 4, 1), (TOKENS_PER_USER, user): (16, 64, tokens)}
+        for key, (rate, burst, _) in wanted.items():
+            if key not in self.buckets:
+                self.buckets[key] = Tokens(rate, burst)
+                self.buckets[key].advance(Fraction(self.clock()))
+        return {key: Fraction(cost) for key, (_, _, cost) in wanted.items()}
+
+    @rule(target=tickets, model=MODELS, user=USERS, tokens=TOKENS)
+    def call(self, model, user, tokens):
+        needs = self.needs(model, user, tokens)
+        waits = {key: self.buckets[key].wait(cost) for key, cost in needs.items()}
+        longest = max(waits.values())
+        try:
+            ticket = self.limiter.acquire(model=model, user=user, input_tokens=tokens)
+        except RateLimited as over:
+            assert longest > (self.patience if self.on_limit == "wait" else 0)
+            assert over.retry_after == pytest.approx(float(longest), abs=1e-4)
+            assert waits[over.limit, over.key] == longest
+            return None
+        assert longest <= (self.patience if self.on_limit == "wait" else 0)
+        assert ticket.wait == pytest.approx(float(longest), abs=1e-4)
+        for key, cost in needs.items():
+            self.buckets[key].take(cost, ticket)
+        self.charged[ticket], self.came[ticket] = needs, self.clock()
+        return ticket
+
+    @rule(seconds=SECONDS)
+    def time_passes(self, seconds):
+        self.clock.advance(float(seconds))
+        for bucket in self.buckets.values():
+            bucket.advance(Fraction(self.clock()))
+
+    @rule(ticket=consumes(tickets))
+    def give_back(self, ticket):
+        if ticket in self.charged:
+            ticket.refund()
+            for key, cost in self.charged.pop(ticket).items():
+                self.buckets[key].give_back(cost, ticket)
+
+    @rule(ticket=consumes(tickets), used=TOKENS)
+    def settle(self, ticket, used):
+        if ticket not in self.charged or ticket.wait:
+            return
+        ticket.settle(used, 0)
+        key, cost = next(item for item in self.charged.pop(ticket).items() if item[0][0] == TOKENS_PER_USER)
+        if used > cost:
+            self.buckets[key].charge(used - cost)
+        else:
+            self.buckets[key].give_back(cost - used, ticket)
+
+    @invariant()
+    def all_are_told_how_long(self):
+        for ticket, needs in list(getattr(self, "charged", {}).items()):
+            expected = max(self.buckets[key].wait(cost, ticket) for key, cost in needs.items())
+            if not expected and not ticket.queueing:
+                continue
+            try:
+                assert ticket.wait == pytest.approx(float(expected), abs=1e-4)
+            except RateLimited:
+                # Others used more than they were expected to, and so it took longer than this one would wait.
+                assert expected
+                assert self.clock() >= self.came[ticket] + self.patience
+                for key, cost in self.charged.pop(ticket).items():
+                    self.buckets[key].give_back(cost, ticket)
+
+
+class AgainstTheModelInLine(AgainstTheModel):
+    """The same where those over the limit wait their turn."""
+
+    on_limit = "wait"
+    patience = 5.0
+
+
+TestRejecting = AgainstTheModel.TestCase
+TestRejecting.settings = settings(max_examples=75, stateful_step_count=40, deadline=None)
+TestWaiting = AgainstTheModelInLine.TestCase
+TestWaiting.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

@@ -1,0 +1,270 @@
+"""The rate limiter in a kit: who is charged what, when, and what becomes of a call over a limit."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from llmkit_plugins import Call, ConfigError, LLMKit, RateLimited, Refused, Share, Target, Usage, hookimpl
+from llmkit_plugins.events import LimitReached
+from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiterConfig, RateLimiterPlugin
+from llmkit_plugins.testing import MODES, Failure, Last, ManualClock, PluginConformance, ScriptedBackend, drive
+
+A, B = (Target(name, f"provider-{name}", "model", input_price=1e6, output_price=1e6) for name in "ab")
+TEN_TOKENS = [Last("x", usage=Usage(7, 3))]
+
+
+class TestRejecting(PluginConformance):
+    """It keeps the laws where it refuses."""
+
+    def make_plugin(self) -> RateLimiterPlugin:
+        return RateLimiterPlugin(limits=[Limit(requests="5/s", tokens="1000/s", per="user"), Limit(concurrency=3)])
+
+
+class TestWaiting(PluginConformance):
+    """It keeps the laws where it waits."""
+
+    def make_plugin(self) -> RateLimiterPlugin:
+        limits = [Limit(requests="2000/s", per="provider", burst=1), Limit(concurrency=50, per="target")]
+        return RateLimiterPlugin(limits=limits, on_limit="wait", max_wait_seconds=20)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def kit_of(clock: ManualClock, *limits: Limit, targets: tuple[Target, ...] = (A,), **settings: Any) -> LLMKit:
+    return LLMKit([RateLimiterPlugin(limits=limits, **settings)], targets, clock=clock)
+
+
+def send(kit: LLMKit, mode: str, backend: ScriptedBackend | None = None, **call: Any) -> Any:
+    return drive(kit, Call("hi", **call), backend or ScriptedBackend(default=TEN_TOKENS), mode)
+
+
+def told(kit: LLMKit) -> list[LimitReached]:
+    events: list[LimitReached] = []
+    kit.events.subscribe(LimitReached, events.append)
+    return events
+
+
+def test_the_fourth_request_of_a_user_is_refused_with_the_wait(clock: ManualClock, mode: str) -> None:
+    """Three a minute: the fourth is told which limit, for whom and the exact seconds; another user is not concerned."""
+    kit = kit_of(clock, Limit(requests="3/min", per=("user",), name="per user"))
+    events = told(kit)
+    for _ in range(3):
+        send(kit, mode, user="ann")
+    with pytest.raises(RateLimited) as refused:
+        send(kit, mode, user="ann")
+    assert (refused.value.limit, refused.value.key) == ("per user", "ann")
+    assert refused.value.retry_after == pytest.approx(20.0)
+    send(kit, mode, user="bob")
+    assert [(e.limit, e.action) for e in events] == [("per user", "refused")]
+    clock.advance(20.0)
+    send(kit, mode, user="ann")
+
+
+def test_the_third_waits_its_turn(clock: ManualClock, mode: str) -> None:
+    """Over the limit a call waits exactly as long as it has to, and then goes through."""
+    kit = kit_of(clock, Limit(requests="1/s", per="user", burst=2), on_limit="wait")
+    events = told(kit)
+    for _ in range(3):
+        send(kit, mode, user="ann")
+    assert clock() == pytest.approx(1.0, abs=0.01)
+    assert [(e.action, round(e.seconds, 2)) for e in events] == [("waited", 1.0)]
+
+
+def test_who_would_wait_too_long_is_refused_at_once(clock: ManualClock, mode: str) -> None:
+    """Neither longer than max_wait_seconds nor past the call's deadline, and without waiting for it."""
+    kit = kit_of(clock, Limit(requests="1/min", per="user"), on_limit="wait", max_wait_seconds=50)
+    send(kit, mode, user="ann")
+    with pytest.raises(RateLimited):
+        send(kit, mode, user="ann")
+    clock.advance(20.0)
+    with pytest.raises(Refused):
+        send(kit, mode, user="ann", deadline=clock() + 30.0)
+    assert clock() == 20.0
+
+
+def test_shadow_only_counts(clock: ManualClock, mode: str) -> None:
+    """Calls go through, and whoever listens hears that they would not have."""
+    kit = kit_of(clock, Limit(requests="1/min", per="user"), on_limit="shadow")
+    events = told(kit)
+    for _ in range(3):
+        send(kit, mode, user="ann")
+    assert [e.action for e in events] == ["passed", "passed"]
+
+
+def test_tokens_are_settled_to_what_was_used(clock: ManualClock, mode: str) -> None:
+    """Ten tokens an answer: with a hundred a minute ten answers fit, and not one more, whatever was expected of them."""
+    kit = kit_of(clock, Limit(tokens="100/min", per="user"))
+    for _ in range(10):
+        send(kit, mode, user="ann", params={"max_tokens": 3})
+    with pytest.raises(RateLimited):
+        send(kit, mode, user="ann", params={"max_tokens": 3})
+
+
+def test_a_provider_that_failed_has_used_no_tokens(clock: ManualClock, mode: str) -> None:
+    """Failures give the expected tokens back, to the target's limit and to the user's."""
+    kit = kit_of(clock, Limit(tokens="100/min", per="user"), Limit(tokens="100/min", per="target"))
+    for _ in range(30):
+        with pytest.raises(Failure):
+            send(kit, mode, ScriptedBackend({"a": [Failure("server")]}), user="ann")
+    send(kit, mode, user="ann")
+
+
+def test_a_call_that_was_refused_later_costs_nothing(clock: ManualClock, mode: str) -> None:
+    """What never reached a provider gives the request back too."""
+
+    class Refuse:
+        @hookimpl
+        def llmkit_pre_attempt(self) -> None:
+            raise Refused("no")
+
+    kit = kit_of(clock, Limit(requests="1/min", per="user"), Limit(requests="1/min", per="target"))
+    refuse = Refuse()
+    kit.register(refuse)
+    for _ in range(3):
+        with pytest.raises(Refused, match="no"):
+            send(kit, mode, user="ann")
+    kit.unregister(refuse)
+    send(kit, mode, user="ann")
+
+
+def test_an_abandoned_stream_is_charged_for_what_it_said(clock: ManualClock) -> None:
+    """Left after one chunk of four, a stream costs one token, not four: of ten a minute, seven such streams fit."""
+    kit = kit_of(clock, Limit(output_tokens="10/min", per="user"))
+
+    def leave_early() -> None:
+        call = Call("hi", user="ann", params={"max_tokens": 4})
+        stream = kit.stream(call, ScriptedBackend(default=["a", "b", "c", Last("d")]))
+        next(stream)
+        stream.close()
+
+    for _ in range(7):
+        leave_early()
+    with pytest.raises(RateLimited):
+        leave_early()
+
+
+def test_an_answer_without_usage_keeps_what_was_expected(clock: ManualClock, mode: str) -> None:
+    """A provider that does not count does not make its answers free."""
+    kit = kit_of(clock, Limit(output_tokens="100/min", per="user"))
+    silent = ScriptedBackend(default=["x"])
+    send(kit, mode, silent, user="ann", params={"max_tokens": 100})
+    with pytest.raises(RateLimited):
+        send(kit, mode, silent, user="ann", params={"max_tokens": 100})
+
+
+def test_money(clock: ManualClock, mode: str) -> None:
+    """Ten tokens cost ten dollars at these prices: thirty a day are three answers, then one in eight hours at most."""
+    kit = kit_of(clock, Limit(cost="30 USD/day", per="user"))
+    for _ in range(3):
+        send(kit, mode, user="ann", params={"max_tokens": 3})
+    with pytest.raises(RateLimited) as refused:
+        send(kit, mode, user="ann", params={"max_tokens": 3})
+    assert refused.value.retry_after is not None
+    assert 0 < refused.value.retry_after <= 8 * 3600
+
+
+def test_a_target_without_budget_is_passed_over(clock: ManualClock, mode: str) -> None:
+    """While another one has some, nobody is refused and nobody waits."""
+    kit = kit_of(clock, Limit(requests="2/min", per="target"), targets=(A, B))
+    backend = ScriptedBackend(default=TEN_TOKENS)
+    for _ in range(4):
+        send(kit, mode, backend)
+    assert backend.sent == {"a": 2, "b": 2}
+    with pytest.raises(Refused) as refused:
+        send(kit, mode, backend)
+    assert refused.value.retry_after == pytest.approx(30.0)
+
+
+def test_when_none_has_budget_the_shortest_wait_is_taken(clock: ManualClock, mode: str) -> None:
+    """Where calls wait, they wait for the target that is free soonest."""
+    limits = (
+        Limit(requests="1/min", per="target", match={"target": "a"}),
+        Limit(requests="1/10s", per="target", match={"target": "b"}),
+    )
+    kit = kit_of(clock, *limits, targets=(A, B), on_limit="wait")
+    backend = ScriptedBackend(default=TEN_TOKENS)
+    for _ in range(3):
+        send(kit, mode, backend)
+    assert backend.sent == {"a": 1, "b": 2}
+    assert clock() == pytest.approx(10.0, abs=0.1)
+
+
+def test_a_follower_is_a_request_of_its_user_and_no_tokens(clock: ManualClock) -> None:
+    """Shared answers are charged once, to who started them; each caller has made one request."""
+
+    class ShareAll:
+        @hookimpl
+        def llmkit_pre_request(self) -> Share:
+            return Share("all")
+
+    kit = kit_of(clock, Limit(tokens="1000/min", per="user", name="t"), Limit(requests="1/min", per="user", name="r"))
+    kit.register(ShareAll())
+    limiter = kit.plugins["rate_limiter"].limiter
+
+    async def both() -> None:
+        backend = ScriptedBackend(default=TEN_TOKENS)
+        await asyncio.gather(*[kit.acall(Call("hi", user=user), backend) for user in ("ann", "bob")])
+
+    clock.run(both())
+    room = {user: limiter.acquire(user=user, input_tokens=0, max_wait_seconds=0) for user in ("eve",)}
+    assert room["eve"].amounts is not None
+    for user in ("ann", "bob"):
+        with pytest.raises(RateLimited, match="'r'"):
+            limiter.request(Call("hi", user=user))
+
+
+def test_concurrency_comes_back(clock: ManualClock, mode: str) -> None:
+    """One at a time, and after each end, good or bad, there is room again."""
+    kit = kit_of(clock, Limit(concurrency=1, per="target"), Limit(concurrency=1, per="user"))
+    for backend in (None, ScriptedBackend({"a": [Failure("server")]}), None):
+        try:
+            send(kit, mode, backend, user="ann")
+        except Failure:
+            pass
+    stream = kit.stream(Call("hi", user="ann"), ScriptedBackend())
+    next(stream)
+    with pytest.raises(RateLimited):
+        send(kit, mode, user="ann")
+    stream.close()
+    send(kit, mode, user="ann")
+
+
+def test_a_provider_that_says_stop_is_kept_to(clock: ManualClock, mode: str) -> None:
+    """After a 429 with Retry-After the target is not asked again before that."""
+    kit = kit_of(clock)
+    limited = ScriptedBackend({"a": [Failure("rate_limit", retry_after=7.0)]})
+    with pytest.raises(Failure):
+        send(kit, mode, limited)
+    with pytest.raises(RateLimited) as refused:
+        send(kit, mode)
+    assert refused.value.retry_after == pytest.approx(7.0)
+    clock.advance(7.0)
+    send(kit, mode)
+
+
+def test_a_caller_that_cannot_wait_is_told_how_long(clock: ManualClock) -> None:
+    """In a callback nobody can wait: the refusal names the whole wait."""
+    kit = kit_of(clock, Limit(requests="1/min", per="user"), on_limit="wait", max_wait_seconds=100)
+    kit.begin(Call("hi", user="ann"), A).finish()
+    with pytest.raises(RateLimited) as refused:
+        kit.begin(Call("hi", user="ann"), A)
+    assert refused.value.retry_after == pytest.approx(60.0)
+
+
+def test_settings_say_what_would_be_right() -> None:
+    """A limit's mistakes are named by their place in the list."""
+    with pytest.raises(ConfigError, match=r"limits\[1\]\.requests: .*3 per fortnight.*100/s"):
+        RateLimiterConfig(limits=[{"requests": "1/s"}, {"requests": "3 per fortnight"}])
+    with pytest.raises(ConfigError, match=r"limits\[0\]\.request: .*did you mean requests"):
+        RateLimiterConfig(limits=[{"request": "1/s"}])
