@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import logging
+import os
 from collections.abc import Sequence
-
-from llmkit_plugins.demo.acts import ACTS
-from llmkit_plugins.demo.report import Report
-from llmkit_plugins.demo.scene import Scene
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; the exit code is 0 where every act ended as it should."""
-    parser = argparse.ArgumentParser(prog="llmkit demo", description=__doc__)
-    parser.add_argument("--requests", type=int, default=400, help="how many to send in the act of everyday traffic")
-    parser.add_argument("--metrics-port", type=int, default=0, help="where /metrics is served while it runs (0: any)")
-    parser.add_argument("--stay", action="store_true", help="go on serving /metrics until interrupted")
-    given = parser.parse_args(argv)
-    if given.requests < 4:
-        parser.error("--requests: at least 4, one of each kind")
-    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)  # it logs each failover as an error
-    return asyncio.run(_play(given))
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # nothing here is fetched; read when it is imported
+    from llmkit_plugins.demo.play import play
 
-
-async def _play(given: argparse.Namespace) -> int:
-    report = Report()
-    with Scene(metrics_port=given.metrics_port) as scene:
-        report.opening(scene)
-        good = True
-        for act in ACTS:
-            with report.progress(act) as step:
-                outcome = await act.play(scene, step, given.requests)
-            report.outcome(act, outcome)
-            good = good and outcome.good
-        report.summary(scene)
-        if given.stay:
-            report.staying(scene)
-            await asyncio.Event().wait()
-    return 0 if good else 1
+    return play(argv)

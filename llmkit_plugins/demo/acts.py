@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from langchain_core.runnables import RunnableConfig
 
-from llmkit_plugins.demo.scene import Scene
+from llmkit_plugins import RateLimited
+from llmkit_plugins.demo.scene import GREEDY, Scene
+from llmkit_plugins.plugins.circuit_breaker import State
+from llmkit_plugins.testing.fake_provider import Fault
 
 Step = Callable[[int, int], None]
 """Told how many of how many requests are done."""
@@ -48,10 +51,60 @@ async def everyday_traffic(scene: Scene, step: Step, requests: int) -> Outcome:
 
     await asyncio.gather(*[one(number) for number in range(requests)])
     provider_errors = sum(
-        count for provider in scene.providers.values() for status, count in provider.stats.by_status.items() if status >= 400
+        count
+        for provider in scene.providers.values()
+        for status, count in provider.stats.by_status.items()
+        if status >= 400
     )
-    told = f"{requests - failed} of {requests} requests were answered, although providers failed {provider_errors} times"
+    told = (
+        f"{requests - failed} of {requests} requests were answered, although providers failed {provider_errors} times"
+    )
     return Outcome(good=failed == 0, told=told)
+
+
+async def over_the_limit(scene: Scene, step: Step, _: int) -> Outcome:
+    """One user sends six at once; three are within the limit, the others are told how long to wait."""
+    waits: list[float] = []
+
+    async def one(number: int) -> None:
+        try:
+            await scene.chain.ainvoke(_question(number), config=RunnableConfig(metadata={"user": GREEDY}))
+        except RateLimited as refusal:
+            waits.append(refusal.retry_after or 0.0)
+        step(min(number + 1, 6), 6)
+
+    await asyncio.gather(*[one(number) for number in range(6)])
+    wait = min(waits, default=0.0)
+    await asyncio.sleep(wait)
+    refused = len(waits)
+    await one(6)
+    told = (
+        f"three of six requests of {GREEDY!r} were refused, told to wait {wait:.2f} s; after that the next one passed"
+    )
+    return Outcome(good=refused == 3 and len(waits) == refused, told=told)
+
+
+async def a_provider_dies(scene: Scene, step: Step, _: int) -> Outcome:
+    """The preferred provider answers nothing but 500 for a while; its circuit opens, and closes when it has healed."""
+    dying, breaker = scene.providers["swift"], scene.circuit_breaker.breaker("swift")
+    errors, asked, requests = 0, 0, 80
+    dying.fail_with(Fault("server_error"))
+    before = dying.stats.requests
+    for number in range(requests):
+        if number == requests // 2:
+            asked = dying.stats.requests - before
+            dying.heal()
+            await asyncio.sleep(breaker.retry_after() or 0.0)
+        try:
+            await _chain_whole(scene, number)
+        except Exception:
+            errors += 1
+        step(number + 1, requests)
+    back = breaker.state is State.CLOSED
+    told = f"'swift' died: {asked} of {requests // 2} requests still met it, {errors} callers saw an error"
+    return Outcome(
+        good=errors == 0 and back, told=f"{told}, and {'it is used again' if back else 'it was not found again'}"
+    )
 
 
 async def _chain_whole(scene: Scene, number: int) -> None:
@@ -95,4 +148,8 @@ def _user(number: int) -> str:
     return f"user-{number % 5}"
 
 
-ACTS = (Act("Everyday traffic through a LangChain chain and a LiteLLM Router", everyday_traffic),)
+ACTS = (
+    Act("Everyday traffic through a LangChain chain and a LiteLLM Router", everyday_traffic),
+    Act("A user over the limit", over_the_limit),
+    Act("A provider dies and heals", a_provider_dies),
+)

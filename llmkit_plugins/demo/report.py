@@ -38,7 +38,9 @@ class Report:
     def outcome(self, act: Act, outcome: Outcome) -> None:
         """How *act* ended."""
         mark = "[green]✓[/]" if outcome.good else "[red]✗[/]"
-        self.console.print(f"{mark} {outcome.told if outcome.good else f'{act.title}: {outcome.told}'}\n", highlight=False)
+        self.console.print(
+            f"{mark} {outcome.told if outcome.good else f'{act.title}: {outcome.told}'}\n", highlight=False
+        )
 
     def summary(self, scene: Scene) -> None:
         """What each provider did, as the metrics tell it beside what the provider counted itself."""
@@ -69,7 +71,10 @@ class _Measured:
 
     def __init__(self, registry: CollectorRegistry, provider: str) -> None:
         self._samples = [
-            sample for family in registry.collect() for sample in family.samples if sample.labels.get("provider") == provider
+            sample
+            for family in registry.collect()
+            for sample in family.samples
+            if sample.labels.get("provider") == provider
         ]
 
     def _sum(self, name: str, **labels: str) -> float:

@@ -18,7 +18,9 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from llmkit_plugins import LLMKit, Target
+from llmkit_plugins.plugins.circuit_breaker import CircuitBreakerPlugin
 from llmkit_plugins.plugins.observability import ObservabilityPlugin
+from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiterPlugin
 from llmkit_plugins.testing.fake_provider import FakeProvider, Fault, LogNormal
 
 MODEL = "gpt-4o-mini"
@@ -42,12 +44,19 @@ CASTS: Mapping[str, Cast] = {
 }
 
 
+GREEDY = "greedy"
+"""The user who has a limit of his own: three requests at once, then two a second."""
+
+
 class Scene:
     """Starts everything on entry and stops it on exit."""
 
     def __init__(self, metrics_port: int = 0) -> None:
         self.registry = CollectorRegistry()
         self.observability = ObservabilityPlugin(registry=self.registry, metrics_port=metrics_port)
+        limits = [Limit(requests="2/s", burst=3, per=("user",), match={"user": GREEDY}, name="two a second")]
+        self.rate_limiter = RateLimiterPlugin(limits=limits)
+        self.circuit_breaker = CircuitBreakerPlugin(open_seconds=1.0, ramp_seconds=1.0)
         self.providers = {name: _provider(cast, seed) for seed, (name, cast) in enumerate(CASTS.items())}
         self._open = ExitStack()
 
@@ -55,7 +64,8 @@ class Scene:
         with ExitStack() as opening:
             for provider in self.providers.values():
                 opening.enter_context(provider)
-            self.kit = opening.enter_context(LLMKit([self.observability], [_target(n, c) for n, c in CASTS.items()]))
+            plugins = [self.observability, self.rate_limiter, self.circuit_breaker]
+            self.kit = opening.enter_context(LLMKit(plugins, [_target(n, c) for n, c in CASTS.items()]))
             self.chain = self._chain()
             self.router = self._router()
             self._open = opening.pop_all()
@@ -78,7 +88,11 @@ class Scene:
         deployments = [
             {
                 "model_name": "chat",
-                "litellm_params": {"model": f"openai/{MODEL}", "api_base": provider.url, "api_key": ANY_KEY.get_secret_value()},
+                "litellm_params": {
+                    "model": f"openai/{MODEL}",
+                    "api_base": provider.url,
+                    "api_key": ANY_KEY.get_secret_value(),
+                },
                 "model_info": {"id": name},
             }
             for name, provider in self.providers.items()

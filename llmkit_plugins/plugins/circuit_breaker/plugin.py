@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,6 @@ from llmkit_plugins.plugins.circuit_breaker.states import State, Transition
 
 if TYPE_CHECKING:
     from llmkit_plugins.kit import LLMKit
-
-log = logging.getLogger("llmkit")
 
 PROMPT_TOKENS = 16
 """What the prompt of a whole answer counts for in its time per token: else a short answer would look slow."""
@@ -128,15 +125,6 @@ class CircuitBreakerPlugin:
     def _changed(self, transition: Transition) -> None:
         reason = transition.reason
         why = f"{reason.statistic} {reason.value:.3g}, threshold {reason.threshold:.3g}" if reason else transition.event
-        worse = transition.after is State.OPEN
-        log.log(
-            logging.WARNING if worse else logging.INFO,
-            "the circuit of %s went from %s to %s: %s",
-            transition.name,
-            transition.before.value,
-            transition.after.value,
-            why,
-        )
         if self._events is not None:
             changed = CircuitChanged(transition.name, transition.before.value, transition.after.value, why)
             self._events.publish(changed)

@@ -1,0 +1,43 @@
+"""The demo from the opening to the summary."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from llmkit_plugins.demo.acts import ACTS
+from llmkit_plugins.demo.report import Report
+from llmkit_plugins.demo.scene import Scene
+
+
+def play(argv: Sequence[str] | None) -> int:
+    """Run every act; the exit code is 0 where all ended as they should."""
+    parser = argparse.ArgumentParser(prog="llmkit demo", description="Real requests through LangChain and LiteLLM.")
+    parser.add_argument("--requests", type=int, default=400, help="how many to send in the act of everyday traffic")
+    parser.add_argument("--metrics-port", type=int, default=0, help="where /metrics is served while it runs (0: any)")
+    parser.add_argument("--stay", action="store_true", help="go on serving /metrics until interrupted")
+    given = parser.parse_args(argv)
+    if given.requests < 4:
+        parser.error("--requests: at least 4, one of each kind")
+    for name in ("LiteLLM", "llmkit"):  # what goes wrong here is meant to, and told in the acts
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return asyncio.run(_play(given))
+
+
+async def _play(given: argparse.Namespace) -> int:
+    report = Report()
+    with Scene(metrics_port=given.metrics_port) as scene:
+        report.opening(scene)
+        good = True
+        for act in ACTS:
+            with report.progress(act) as step:
+                outcome = await act.play(scene, step, given.requests)
+            report.outcome(act, outcome)
+            good = good and outcome.good
+        report.summary(scene)
+        if given.stay:
+            report.staying(scene)
+            await asyncio.Event().wait()
+    return 0 if good else 1
