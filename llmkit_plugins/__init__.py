@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from llmkit_plugins.backend import Backend
 from llmkit_plugins.call import Attempt, Call, Response, Target, Usage
 from llmkit_plugins.engine.handle import Handle
@@ -23,30 +26,66 @@ from llmkit_plugins.hookspecs import hookimpl
 from llmkit_plugins.kit import LLMKit
 from llmkit_plugins.steps import Answer, Ask, Share, Wait
 
+if TYPE_CHECKING:
+    from llmkit_plugins.plugins.circuit_breaker import CircuitBreaker, CircuitBreakerPlugin
+    from llmkit_plugins.plugins.observability import Observability, ObservabilityPlugin
+    from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiter, RateLimiterPlugin, TokenBucket
+    from llmkit_plugins.settings import ConfigErrors, Settings
+
 __all__ = [
     "Answer",
     "Ask",
     "Attempt",
     "Backend",
     "Call",
+    "CircuitBreaker",
+    "CircuitBreakerPlugin",
     "CircuitOpen",
     "ConfigError",
+    "ConfigErrors",
     "EmptyAnswer",
     "ForeignCancel",
     "Handle",
     "LLMKit",
     "LLMKitError",
+    "Limit",
     "NoTarget",
+    "Observability",
+    "ObservabilityPlugin",
     "PluginFailed",
     "ProviderFailure",
     "RateLimited",
+    "RateLimiter",
+    "RateLimiterPlugin",
     "Refused",
     "Response",
+    "Settings",
     "Share",
     "Target",
     "TimedOut",
+    "TokenBucket",
     "UpstreamLost",
     "Usage",
     "Wait",
     "hookimpl",
 ]
+
+# Imported when first asked for: who uses one plugin does not load the others, nor pydantic and prometheus-client for none.
+_ON_DEMAND = {
+    "plugins.circuit_breaker": ("CircuitBreaker", "CircuitBreakerPlugin"),
+    "plugins.observability": ("Observability", "ObservabilityPlugin"),
+    "plugins.rate_limiter": ("Limit", "RateLimiter", "RateLimiterPlugin", "TokenBucket"),
+    "settings": ("ConfigErrors", "Settings"),
+}
+_PLACES = {name: f"{__name__}.{module}" for module, names in _ON_DEMAND.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_PLACES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
