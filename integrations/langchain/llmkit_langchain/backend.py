@@ -1,0 +1,175 @@
+"""How a kit sends through chat models, and reads what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+
+from llmkit_langchain.calls import finish_reason_of, learn
+from llmkit_langchain.errors import model_error_kind
+from llmkit_langchain.routes import Route
+from llmkit_plugins import Attempt, Backend, Call, Response
+from llmkit_plugins.clock import Clock
+from llmkit_plugins.engine.sources import aclose, close
+from llmkit_plugins.errors import ErrorKind
+
+ROUTE_KEY = "llmkit"
+"""Where ``response_metadata`` tells the route taken: ``target``, ``attempts`` and ``shared``."""
+
+_FRAME = frozenset({"type", "index", "id"})
+
+
+class LangChainBackend(Backend):
+    """Reads errors and chunks of LangChain. Enough where LangChain itself sends."""
+
+    def kind(self, error: BaseException) -> ErrorKind | None:
+        """By LangChain's own classes, else by the provider's client."""
+        return model_error_kind(error)
+
+    def says(self, chunk: Any) -> bool:
+        """Text, a tool call, reasoning, or the end. OpenAI's first chunk only names the role."""
+        message = getattr(chunk, "message", None)
+        if message is None:
+            return bool(chunk.text)
+        content = message.content
+        return bool(
+            (content if isinstance(content, str) else any(map(_block_says, content)))
+            or getattr(message, "tool_call_chunks", None)
+            or any(message.additional_kwargs.values())
+            or finish_reason_of(chunk.generation_info or {})
+            or finish_reason_of(message.response_metadata)
+        )
+
+    def copy(self, chunk: Any) -> Any:
+        """LangChain writes ids and metadata onto the messages it hands over."""
+        if isinstance(chunk, ChatResult):
+            generations: list[Any] = [_own(generation) for generation in chunk.generations]
+            return ChatResult(generations=generations, llm_output=chunk.llm_output)
+        return _own(chunk)
+
+
+class ChatBackend(LangChainBackend):
+    """Sends through the chat model of each target, below its run level. *clock* is the kit's."""
+
+    def __init__(self, routes: Mapping[str, Route], clock: Clock) -> None:
+        self.routes, self.clock = routes, clock
+        self.targets = tuple(route.target for route in routes.values())
+
+    def narrowed(self, model: str | None) -> ChatBackend:
+        """The same with the routes that *model* means: the one of that name, those of that model, else all."""
+        if model is None:
+            return self
+        meant = {name: route for name, route in self.routes.items() if name == model}
+        meant = meant or {name: route for name, route in self.routes.items() if route.target.model == model}
+        return ChatBackend(meant, self.clock) if meant else self
+
+    def send(self, call: Call, attempt: Attempt | None) -> ChatResult:
+        """The whole answer."""
+        route, attempt = self._admit(attempt)
+        return _learned(attempt, route.generate(call, attempt))
+
+    async def asend(self, call: Call, attempt: Attempt | None) -> ChatResult:
+        """The whole answer, awaited."""
+        route, attempt = await self._aadmit(attempt)
+        return _learned(attempt, await route.agenerate(call, attempt))
+
+    def stream(self, call: Call, attempt: Attempt | None) -> Iterator[ChatGenerationChunk]:
+        """The answer in chunks."""
+        route, attempt = self._admit(attempt)
+        source, first = route.stream(call, attempt), True
+        try:
+            for chunk in source:
+                first = _read(attempt, chunk, first=first)
+                yield chunk
+        finally:
+            close(source)
+
+    async def astream(self, call: Call, attempt: Attempt | None) -> AsyncIterator[ChatGenerationChunk]:
+        """The answer in chunks, awaited."""
+        route, attempt = await self._aadmit(attempt)
+        source, first = await route.astream(call, attempt), True
+        try:
+            async for chunk in source:
+                first = _read(attempt, chunk, first=first)
+                yield chunk
+        finally:
+            await aclose(source)
+
+    def _admit(self, attempt: Attempt | None) -> tuple[Route, Attempt]:
+        """The route of *attempt*, once the model's own limiter lets it: that wait is not the provider's."""
+        route, attempt = self._route(attempt)
+        if route.limiter is not None:
+            route.limiter.acquire(blocking=True)
+            attempt.started = self.clock()
+        return route, attempt
+
+    async def _aadmit(self, attempt: Attempt | None) -> tuple[Route, Attempt]:
+        route, attempt = self._route(attempt)
+        if route.limiter is not None:
+            await route.limiter.aacquire(blocking=True)
+            attempt.started = self.clock()
+        return route, attempt
+
+    def _route(self, attempt: Attempt | None) -> tuple[Route, Attempt]:
+        if attempt is None:
+            raise TypeError("a backend that does not delegate is sent attempts")
+        return self.routes[attempt.target.name], attempt
+
+
+def note_shared(call: Call, chunk: ChatGenerationChunk) -> None:
+    """Say on *chunk*, where it tells the route, that the answer was made for another call than *call*; if it was."""
+    if call.share is not None and not call.attempts:
+        _mark_shared(chunk.message)
+
+
+def result_of(response: Response) -> ChatResult:
+    """The result in *response*, which says whether it was made for another call."""
+    result: ChatResult = response.raw
+    if response.shared is not None:
+        for generation in result.generations:
+            _mark_shared(generation.message)
+    return result
+
+
+def _read(attempt: Attempt, chunk: ChatGenerationChunk, *, first: bool) -> bool:
+    """Learn from the next chunk; the first one tells the route. False: the one after is not the first."""
+    learn(attempt, chunk)
+    if first:
+        _tell_route(attempt, chunk.message)
+    return False
+
+
+def _learned(attempt: Attempt, result: ChatResult) -> ChatResult:
+    learn(attempt, result.generations[0], result.llm_output)
+    for generation in result.generations:
+        _tell_route(attempt, generation.message)
+    return result
+
+
+def _tell_route(attempt: Attempt, message: BaseMessage) -> None:
+    told = {"target": attempt.target.name, "attempts": attempt.number, "shared": False}
+    message.response_metadata = {**message.response_metadata, ROUTE_KEY: told}
+
+
+def _mark_shared(message: BaseMessage) -> None:
+    if (told := message.response_metadata.get(ROUTE_KEY)) is not None:
+        message.response_metadata = {**message.response_metadata, ROUTE_KEY: {**told, "shared": True}}
+
+
+def _block_says(block: Any) -> bool:
+    """Whether a block of content has more than its frame."""
+    return bool(block) if isinstance(block, str) else any(value for key, value in block.items() if key not in _FRAME)
+
+
+def _own(generation: ChatGeneration) -> ChatGeneration:
+    """A copy nobody else has; a plain piece of text is copied less deeply, at a tenth of the cost."""
+    message = generation.message
+    plain = isinstance(message, AIMessageChunk) and not (
+        message.tool_call_chunks or message.additional_kwargs or message.usage_metadata
+    )
+    own = message.model_copy(deep=not (plain and isinstance(message.content, str)))
+    own.response_metadata = dict(own.response_metadata)
+    return generation.model_copy(update={"message": own})

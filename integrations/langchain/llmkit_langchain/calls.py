@@ -1,0 +1,113 @@
+"""LangChain's words as the kit's: who calls and with what, and what an answer tells of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import Generation
+from langchain_core.runnables import RunnableConfig
+
+from llmkit_plugins import Attempt, Call, Usage
+from llmkit_plugins.call import new_id
+
+_FINISH_REASONS = ("finish_reason", "stop_reason", "stopReason", "done_reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a call comes from: its run in LangChain."""
+
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """The run's ``config["metadata"]``, what it inherits included."""
+    run_id: UUID | None = None
+    """The run's id, which becomes the id of the call."""
+
+    @classmethod
+    def of(cls, run: Any) -> Origin:
+        """That of a call under the run manager *run*; without one, of the call that LangChain is making here."""
+        return _origin.get() or cls() if run is None else cls(run.metadata or {}, run.run_id)
+
+    @classmethod
+    def within(cls, config: RunnableConfig, own: Mapping[str, Any] | None) -> Origin:
+        """That of the run which *config* makes of a model with metadata of its *own*."""
+        inherited = getattr(config.get("callbacks"), "metadata", None)
+        return cls({**(inherited or {}), **(config.get("metadata") or {}), **(own or {})}, config.get("run_id"))
+
+
+_origin: ContextVar[Origin | None] = ContextVar("llmkit_langchain_origin", default=None)
+
+
+@contextmanager
+def originating(origin: Origin) -> Iterator[None]:
+    """Remember *origin* for what runs inside. LangChain does not tell a model's ``_stream`` whose call it is."""
+    token = _origin.set(origin)
+    try:
+        yield
+    finally:
+        _origin.reset(token)
+
+
+def call_of(messages: Any, params: Mapping[str, Any], origin: Origin, model: str | None, operation: str) -> Call:
+    """The call that LangChain makes with *messages*: the user and the tenant are those of its run's metadata."""
+    metadata = origin.metadata
+    return Call(
+        messages=messages,
+        model=model,
+        operation=operation,
+        params=params,
+        user=_text(metadata.get("user", metadata.get("user_id"))),
+        tenant=_text(metadata.get("tenant")),
+        metadata=metadata,
+        id=new_id() if origin.run_id is None else str(origin.run_id),
+    )
+
+
+def _text(name: Any) -> str | None:
+    return None if name is None else str(name)
+
+
+def learn(attempt: Attempt, generation: Generation, llm_output: Mapping[str, Any] | None = None) -> None:
+    """Write onto *attempt* what *generation*, a whole answer or the next chunk of one, tells of it."""
+    message = getattr(generation, "message", None)
+    if metadata := getattr(message, "usage_metadata", None):
+        _learn_usage(attempt, metadata)
+    elif message is None:
+        _learn_tokens(attempt, (llm_output or {}).get("token_usage"))
+    for told in (getattr(message, "response_metadata", None), generation.generation_info, llm_output):
+        if told:
+            _learn_end(attempt, told)
+
+
+def finish_reason_of(told: Mapping[str, Any]) -> str | None:
+    """Why the provider stopped, by whichever name it says so."""
+    return next((told[name] for name in _FINISH_REASONS if told.get(name)), None)
+
+
+def _learn_usage(attempt: Attempt, metadata: UsageMetadata) -> None:
+    if metadata.get("total_cost") == 0:  # how LangChain marks what its cache answered: nobody was asked, nothing is due
+        attempt.started, attempt.usage = None, Usage()
+        return
+    usage = attempt.usage = attempt.usage or Usage()  # the chunks of a stream each tell a part
+    usage.input_tokens += metadata.get("input_tokens") or 0
+    usage.output_tokens += metadata.get("output_tokens") or 0
+    usage.cached_tokens += (metadata.get("input_token_details") or {}).get("cache_read") or 0
+    usage.reasoning_tokens += (metadata.get("output_token_details") or {}).get("reasoning") or 0
+
+
+def _learn_tokens(attempt: Attempt, tokens: Any) -> None:
+    """What models that are not chat models tell, in OpenAI's words."""
+    if isinstance(tokens, Mapping):
+        attempt.usage = Usage(tokens.get("prompt_tokens") or 0, tokens.get("completion_tokens") or 0)
+
+
+def _learn_end(attempt: Attempt, told: Mapping[str, Any]) -> None:
+    attempt.finish_reason = finish_reason_of(told) or attempt.finish_reason
+    attempt.model = told.get("model_name") or told.get("model") or attempt.model
+    if isinstance(headers := told.get("headers"), Mapping):
+        attempt.headers = {str(name).lower(): str(value) for name, value in headers.items()}

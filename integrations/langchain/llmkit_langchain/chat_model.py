@@ -1,0 +1,289 @@
+"""A chat model over several chat models, through a kit."""
+
+# ruff: noqa: SLF001 - what LangChain asks of a model is underscored
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
+from typing import Any, Self, cast
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.utils.uuid import uuid7
+from pydantic import BaseModel, Field, PrivateAttr
+
+from llmkit_langchain.backend import ChatBackend, note_shared, result_of
+from llmkit_langchain.calls import Origin, call_of, originating
+from llmkit_langchain.errors import langchain_errors
+from llmkit_langchain.models import chat_models, common_output_version, common_profile, warn_of_retries
+from llmkit_langchain.routes import CREDENTIAL, TRACING_ONLY, Route
+from llmkit_langchain.runs import MARK, mark_of
+from llmkit_langchain.structured import common_form
+from llmkit_langchain.targets import target_named
+from llmkit_plugins import Call, ConfigError, LLMKit
+from llmkit_plugins.call import new_id
+
+Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
+
+
+class ChatLLMKit(BaseChatModel):
+    """A chat model that sends each call through *kit* to one of *models*, by name, and fails over to the others.
+
+    The names are those of targets: where the kit has a target of that name it gives the prices, else one is made from
+    what the model says of itself. A model may be given as ``"openai:gpt-4o-mini"``, as ``init_chat_model`` takes it.
+    A call is one run in LangChain, whatever it takes; the route taken is in ``response_metadata["llmkit"]``. The user
+    and the tenant of a call are ``user`` (or ``user_id``) and ``tenant`` of its run's metadata. ``model=`` in a call
+    asks for a route by its name or by its model. Raises ``ConfigError`` for what is no chat model, and for unknown
+    settings; warns of models that retry by themselves.
+    """
+
+    models: dict[str, BaseChatModel] = Field(repr=False, exclude=True)
+    """The chat models by the name of their target."""
+    kit: LLMKit = Field(repr=False, exclude=True)
+    """The plugins that calls go through."""
+
+    _backend: ChatBackend = PrivateAttr()
+    _identity: dict[str, Any] = PrivateAttr()
+    _credential: str = PrivateAttr(default_factory=new_id)
+
+    def __init__(self, models: Mapping[str, BaseChatModel | str], kit: LLMKit, **settings: Any) -> None:
+        _check_known(settings, type(self))
+        made = chat_models(models)
+        warn_of_retries(made, stacklevel=2)
+        settings.setdefault("output_version", common_output_version(list(made.values())))
+        super().__init__(**{"models": made, "kit": kit, **settings})
+        routes = {name: Route.to(target_named(kit, name, _told(model)), model) for name, model in made.items()}
+        self._backend = ChatBackend(routes, kit.clock)
+        self._identity = {name: {**model._identifying_params, "_type": model._llm_type} for name, model in made.items()}
+
+    # -- what LangChain asks it to do -------------------------------------------------------------------------------
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        call, backend = self._call(messages, stop, run_manager, kwargs)
+        with langchain_errors():
+            return result_of(self.kit.call(call, backend))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        call, backend = self._call(messages, stop, run_manager, kwargs)
+        with langchain_errors():
+            return result_of(await self.kit.acall(call, backend))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        call, backend = self._call(messages, stop, run_manager, kwargs)
+        with langchain_errors(), closing(cast("Any", self.kit.stream(call, backend))) as chunks:
+            for chunk in chunks:
+                note_shared(call, chunk)
+                if run_manager is not None:  # else LangChain tells the callbacks
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        call, backend = self._call(messages, stop, run_manager, kwargs)
+        with langchain_errors():
+            async with aclosing(cast("Any", self.kit.astream(call, backend))) as chunks:
+                async for chunk in chunks:
+                    note_shared(call, chunk)
+                    if run_manager is not None:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
+
+    def _call(
+        self, messages: list[BaseMessage], stop: list[str] | None, run: Any, kwargs: dict[str, Any]
+    ) -> tuple[Call, ChatBackend]:
+        params = {**kwargs, CREDENTIAL: self._credential}
+        if stop is not None:
+            params["stop"] = stop
+        asked = kwargs.get("model")
+        model = None if asked in self._backend.routes else asked
+        return call_of(messages, params, Origin.of(run), model, "chat"), self._backend.narrowed(asked)
+
+    # -- whose call it is -------------------------------------------------------------------------------------------
+
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Answer *input* in chunks."""
+        config = _with_run_id(config)
+        with closing(cast("Any", super().stream(input, config, stop=stop, **kwargs))) as chunks:
+            with originating(Origin.within(config, self.metadata)):
+                first = next(chunks, None)  # _stream begins in here
+            if first is not None:
+                yield first
+                yield from chunks
+
+    async def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """Answer *input* in chunks."""
+        config = _with_run_id(config)
+        async with aclosing(cast("Any", super().astream(input, config, stop=stop, **kwargs))) as chunks:
+            with originating(Origin.within(config, self.metadata)):
+                first = await anext(chunks, None)
+            if first is not None:
+                yield first
+                async for chunk in chunks:
+                    yield chunk
+
+    def _generate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with originating(Origin.of(run_manager)):
+            return super()._generate_with_cache(messages, stop, run_manager, **kwargs)
+
+    async def _agenerate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with originating(Origin.of(run_manager)):
+            return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
+
+    # -- tools and structured output --------------------------------------------------------------------------------
+
+    def bind_tools(
+        self, tools: Sequence[Tool], *, tool_choice: str | None = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """This model with *tools*, which each of its models gets in its own form; those that have none are left out.
+
+        Raises ``NotImplementedError`` where none of them can call tools.
+        """
+        bound = {**kwargs, "tools": [_canonical(tool) for tool in tools]}
+        if tool_choice is not None:
+            bound["tool_choice"] = tool_choice
+        passed = {name: value for name, value in kwargs.items() if name not in TRACING_ONLY}
+        routes = {}
+        for name, route in self._backend.routes.items():
+            try:
+                routes[name] = route.binding(
+                    lambda model: model.bind_tools(tools, tool_choice=tool_choice, **passed), bound
+                )
+            except NotImplementedError:
+                continue
+        if not routes:
+            raise NotImplementedError(f"none of {', '.join(self.models)} can call tools")
+        return self._over(routes).bind(**bound)
+
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """This model with answers of *schema*: in the provider's own form where all models have the same, else by
+        calling a tool."""
+        form = common_form([route.model for route in self._backend.routes.values()], schema, kwargs)
+        if form is None:
+            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+        return form.around(self, include_raw=include_raw)
+
+    def _over(self, routes: Mapping[str, Route]) -> Self:
+        bound = self.model_copy()
+        bound._backend = ChatBackend(routes, self.kit.clock)
+        return bound
+
+    # -- what it says of itself -------------------------------------------------------------------------------------
+
+    @property
+    def _llm_type(self) -> str:
+        return "llmkit"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"models": self._identity}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        asked = kwargs.get("model")
+        likely = next(iter(self._backend.narrowed(asked).routes.values()))
+        if asked == likely.target.name:
+            del kwargs["model"]
+        told: dict[str, Any] = {**likely.model._get_ls_params(stop=stop, **kwargs), MARK: mark_of(self.kit)}
+        return cast("LangSmithParams", told)
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        return common_profile(list(self.models.values()))
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The tokens of *text* as the first model counts them."""
+        return self._first.get_token_ids(text)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Tool] | None = None) -> int:
+        """The tokens of *messages* as the first model counts them."""
+        return self._first.get_num_tokens_from_messages(messages, tools)
+
+    @property
+    def _first(self) -> BaseChatModel:
+        return next(iter(self.models.values()))
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        shared = (self.kit, self._backend, self.callbacks, self.cache, self.rate_limiter, *self.models.values())
+        memo = {} if memo is None else memo
+        memo.update((id(one), one) for one in shared)
+        return super().__deepcopy__(memo)
+
+
+def _check_known(settings: dict[str, Any], cls: type[BaseChatModel]) -> None:
+    for name in settings.keys() - cls.model_fields.keys():
+        raise ConfigError("there is no such setting", key=name, right=f"one of {', '.join(cls.model_fields)}")
+
+
+def _told(model: BaseChatModel) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", model._get_ls_params())
+
+
+def _with_run_id(config: RunnableConfig | None) -> RunnableConfig:
+    """*config* with the id that the run would be given anyway, so that the call has it too."""
+    config = ensure_config(config)
+    if config.get("run_id") is None:
+        config["run_id"] = uuid7()
+    return config
+
+
+def _canonical(tool: Tool) -> dict[str, Any]:
+    """*tool* in OpenAI's form, for caches, tracers and plugins; a provider's built-in tool stays as it is."""
+    if isinstance(tool, dict) and tool.get("type") not in (None, "function"):
+        return tool
+    return convert_to_openai_tool(tool)

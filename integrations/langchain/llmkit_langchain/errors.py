@@ -1,0 +1,110 @@
+"""Errors in both directions: a kit's as LangChain's users catch them, and what a chat model's mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from json import JSONDecodeError
+from typing import Any
+
+from langchain_core.exceptions import (
+    ContextOverflowError,
+    ModelAPIError,
+    ModelAuthenticationError,
+    ModelConnectionError,
+    ModelError,
+    ModelInvalidRequestError,
+    ModelNotFoundError,
+    ModelPermissionDeniedError,
+    ModelRateLimitError,
+    ModelTimeoutError,
+)
+
+from llmkit_plugins import LLMKitError, ProviderFailure, RateLimited, Refused, TimedOut, UpstreamLost
+from llmkit_plugins.errors import ErrorKind
+from llmkit_plugins.provider_errors import kind_of, status_of
+
+_FAMILIES: tuple[tuple[type[LLMKitError], type[ModelError]], ...] = (
+    (RateLimited, ModelRateLimitError),
+    (Refused, ModelError),
+    (TimedOut, ModelTimeoutError),
+    (ProviderFailure, ModelAPIError),
+    (UpstreamLost, ModelConnectionError),
+)
+"""The errors a call may end with, and what each is to LangChain; the first that fits counts."""
+
+_KINDS: tuple[tuple[type[ModelError], ErrorKind], ...] = (
+    (ModelRateLimitError, "rate_limit"),
+    (ModelTimeoutError, "timeout"),
+    (ModelConnectionError, "connection"),
+    (ModelAPIError, "server"),
+    (ModelAuthenticationError, "auth"),
+    (ModelPermissionDeniedError, "auth"),
+    (ModelNotFoundError, "bad_request"),
+    (ModelInvalidRequestError, "bad_request"),
+)
+
+
+@contextmanager
+def langchain_errors() -> Iterator[None]:
+    """Raise what a call ends with as :func:`as_model_error` makes it."""
+    try:
+        yield
+    except tuple(ours for ours, _ in _FAMILIES) as error:
+        raise as_model_error(error) from error.__cause__
+
+
+def as_model_error(error: LLMKitError) -> LLMKitError:
+    """*error* as one that is of its own class and a LangChain ``ModelError``, with its traceback.
+
+    ``is_retryable`` says whether the same call may be made again: a refusal's, where it says when.
+    """
+    if isinstance(error, ModelError):
+        return error
+    return _revive(type(error), error.args, error.__dict__).with_traceback(error.__traceback__)
+
+
+def _revive(cls: Any, args: tuple[Any, ...], state: dict[str, Any]) -> LLMKitError:
+    twin = _twin(cls)
+    made: LLMKitError = twin.__new__(twin, *args)
+    made.__dict__.update(state)
+    return made
+
+
+@cache
+def _twin(cls: Any) -> Any:
+    """A class that is *cls* and the ``ModelError`` it comes nearest to."""
+    family = next((theirs for ours, theirs in _FAMILIES if issubclass(cls, ours)), ModelError)
+    body: dict[str, Any] = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        # not to be found under its name, so pickled by what it is made of
+        "__reduce__": lambda self: (_revive, (cls, self.args, self.__dict__)),
+    }
+    if issubclass(cls, Refused):
+        body["is_retryable"] = property(lambda self: self.retry_after is not None)
+    return type(cls.__name__, (cls, family), body)
+
+
+def model_error_kind(error: BaseException) -> ErrorKind | None:
+    """The kind of what a chat model raised: LangChain's own classes, else its provider's client. None: not one."""
+    if isinstance(error, ContextOverflowError):  # its status says 400, its text need not say why
+        return "context_length"
+    kind = kind_of(error)
+    if kind is not None:
+        return kind
+    for family, kind in _KINDS:
+        if isinstance(error, family):
+            return kind
+    if isinstance(error, ModelError):
+        return "server" if error.is_retryable else "bad_request"
+    return "server" if _unreadable(error) else None
+
+
+def _unreadable(error: BaseException) -> bool:
+    """Whether the provider answered something that is no answer: not JSON, or an error in the middle of a stream."""
+    status = status_of(error)
+    in_stream = any(cls.__name__ == "APIError" for cls in type(error).__mro__)
+    return isinstance(error, JSONDecodeError) or in_stream or (status is not None and 200 <= status < 300)

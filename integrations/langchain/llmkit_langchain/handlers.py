@@ -1,0 +1,161 @@
+"""Callback handlers that show a kit the calls which LangChain's models make by themselves."""
+
+# ruff: noqa: ARG002 - LangChain passes more than a kit needs
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+from uuid import UUID
+from weakref import WeakSet
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import LLMResult
+
+from llmkit_langchain.backend import LangChainBackend
+from llmkit_langchain.calls import Origin, call_of, learn
+from llmkit_langchain.errors import langchain_errors
+from llmkit_langchain.runs import MARK, mark_of, runs_of
+from llmkit_langchain.targets import target_for
+from llmkit_plugins import Call, Handle, LLMKit, Target
+
+log = logging.getLogger("llmkit")
+
+_BACKEND = LangChainBackend()
+_EVENTS = ("_achat_model_start_fallback", "on_chat_model_start", "on_llm_start")
+_told: WeakSet[LLMKit] = WeakSet()
+_warned: WeakSet[LLMKit] = WeakSet()
+
+
+class _Handler(BaseCallbackHandler):
+    """What both have in common: everything but the beginning."""
+
+    raise_error = True
+    """What a plugin refuses must stop the call."""
+    run_inline = True
+    """In the caller's own task: LangChain asks it before handlers that only watch, and would use a thread else."""
+    ignore_chain = ignore_agent = ignore_retriever = ignore_retry = ignore_custom_event = True
+
+    def __init__(self, kit: LLMKit) -> None:
+        self.kit = kit
+        self._runs = runs_of(kit)
+        _say_what_it_cannot(kit)
+
+    def _call(self, run_id: UUID, messages: Any, told: dict[str, Any], operation: str) -> tuple[Call, Target] | None:
+        """The call that a run makes and where it goes; None where it is counted already."""
+        metadata = told.get("metadata") or {}
+        if metadata.get(MARK) == mark_of(self.kit) or not self._runs.claim(run_id):
+            return None
+        params = told.get("invocation_params") or {}
+        call = call_of(messages, params, Origin(metadata, run_id), metadata.get("ls_model_name"), operation)
+        return call, target_for(self.kit, metadata)
+
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **_: Any) -> None:
+        """The first that says something makes it a stream; LangChain tells it in no other way."""
+        handle = self._runs.get(run_id)
+        if handle is None or handle.call.stream:
+            return
+        if token if chunk is None else _BACKEND.says(chunk):
+            handle.call.stream = True
+            handle.first_chunk()
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
+        """It ended well."""
+        if handle := self._runs.close(run_id):
+            _learn(handle, response)
+            handle.finish(response)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **told: Any) -> None:
+        """It ended badly; a cancellation, or a stream left half-way, says nothing about the provider."""
+        if handle := self._runs.close(run_id):
+            _learn(handle, told.get("response"))
+            handle.fail(error)
+
+
+class LLMKitCallbackHandler(_Handler):
+    """Shows *kit* every call of the models it is attached to: to observe, to limit and to guard.
+
+    Attach it to a chain, an agent, a graph or a model (``config={"callbacks": [handler]}``), for sync and async calls.
+    It never waits: where a plugin would, the call is refused. A refusal is raised out of the call, as a
+    ``ModelError`` too. It cannot route or share, as LangChain sends by itself; ``ChatLLMKit`` does.
+    """
+
+    def on_chat_model_start(
+        self, serialized: dict[str, Any], messages: list[list[BaseMessage]], *, run_id: UUID, **told: Any
+    ) -> None:
+        """A chat model is about to be called."""
+        self._begin(run_id, messages[0], told, "chat")
+
+    def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], *, run_id: UUID, **told: Any) -> None:
+        """A model that completes text is about to be called."""
+        self._begin(run_id, prompts[0], told, "text_completion")
+
+    def _begin(self, run_id: UUID, messages: Any, told: dict[str, Any], operation: str) -> None:
+        if made := self._call(run_id, messages, told, operation):
+            try:
+                with langchain_errors():
+                    self._runs.open(run_id, self.kit.begin(*made, _BACKEND))
+            except BaseException:
+                self._runs.close(run_id)
+                raise
+
+
+class AsyncLLMKitCallbackHandler(_Handler):
+    """The same for async calls (``ainvoke``, ``astream``, ``abatch``), awaiting where a plugin waits.
+
+    In a sync call LangChain lets no async handler stop it: there it is told once, and ``LLMKitCallbackHandler`` is
+    the one to use.
+    """
+
+    async def on_chat_model_start(
+        self, serialized: dict[str, Any], messages: list[list[BaseMessage]], *, run_id: UUID, **told: Any
+    ) -> None:
+        """A chat model is about to be called."""
+        await self._begin(run_id, messages[0], told, "chat")
+
+    async def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], *, run_id: UUID, **told: Any) -> None:
+        """A model that completes text is about to be called."""
+        await self._begin(run_id, prompts[0], told, "text_completion")
+
+    async def _begin(self, run_id: UUID, messages: Any, told: dict[str, Any], operation: str) -> None:
+        _warn_in_sync_call(self.kit)
+        if made := self._call(run_id, messages, told, operation):
+            try:
+                with langchain_errors():
+                    self._runs.open(run_id, await self.kit.abegin(*made, _BACKEND))
+            except BaseException:
+                self._runs.close(run_id)
+                raise
+
+
+def _learn(handle: Handle, response: LLMResult | None) -> None:
+    if response is not None and response.generations and response.generations[0]:
+        learn(handle.attempt, response.generations[0][0], response.llm_output)
+
+
+def _say_what_it_cannot(kit: LLMKit) -> None:
+    """Once for each kit; where one of its plugins would route, for everybody to see."""
+    if kit in _told:
+        return
+    _told.add(kit)
+    routing = [name for name, plugin in kit.plugins.items() if hasattr(plugin, "llmkit_route")]
+    log.log(
+        logging.WARNING if routing else logging.INFO,
+        "LangChain sends the calls that a callback handler sees by itself: plugins observe, limit and refuse them, but "
+        "cannot route them elsewhere (%s) or share their answers; ChatLLMKit does both",
+        ", ".join(routing) or "none here would",
+    )
+
+
+def _warn_in_sync_call(kit: LLMKit) -> None:
+    """In a sync call LangChain runs an async handler's event as a task of its own, and swallows what it raises."""
+    task = asyncio.current_task()
+    if task is None or getattr(task.get_coro(), "__name__", "") not in _EVENTS or kit in _warned:
+        return
+    _warned.add(kit)
+    log.warning(
+        "AsyncLLMKitCallbackHandler is attached to a sync call, which LangChain does not let it refuse: "
+        "use LLMKitCallbackHandler there"
+    )

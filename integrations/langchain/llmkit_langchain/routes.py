@@ -1,0 +1,108 @@
+"""One chat model as a place to send to: below its run level, so that a call stays one run whatever it takes."""
+
+# ruff: noqa: SLF001 - below the run level there are only LangChain's underscored methods
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.rate_limiters import BaseRateLimiter
+from langchain_core.runnables import Runnable, RunnableBinding
+
+from llmkit_plugins import Attempt, Call, Target
+
+TRACING_ONLY = frozenset({"ls_structured_output_format", "structured_output_format"})
+"""Bound parameters that only tracers read: a model below its run level would send them."""
+CREDENTIAL = "credential"
+"""The parameter of a call that tells apart models which look alike but may have other keys; it is not sent."""
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """A chat model, the target it is, and how it wants what was bound to all of them."""
+
+    target: Target
+    model: BaseChatModel
+    """The model with nothing around it: its limiter is asked before it is sent to, the global cache above it."""
+    limiter: BaseRateLimiter | None = None
+    """Its own rate limiter: what is waited for it is not the provider's time."""
+    bound: Mapping[str, Any] = field(default_factory=dict)
+    """What was bound in everybody's form ..."""
+    native: Mapping[str, Any] = field(default_factory=dict)
+    """... and the same in this model's own."""
+
+    @classmethod
+    def to(cls, target: Target, model: BaseChatModel) -> Route:
+        """A route to *model*."""
+        bare: dict[str, Any] = {"rate_limiter": None}
+        if model.cache is None:  # the global cache, which was asked before any route was
+            bare["cache"] = False
+        return cls(target, model.model_copy(update=bare), model.rate_limiter)
+
+    def binding(self, bind: Callable[[BaseChatModel], Runnable[Any, Any]], bound: Mapping[str, Any]) -> Route:
+        """This route with *bound* in the form that *bind* gives it for this model."""
+        return replace(self, bound=bound, native=kwargs_of(bind(self.model)))
+
+    def generate(self, call: Call, attempt: Attempt) -> ChatResult:
+        """The whole answer."""
+        return self.model._generate_with_cache(call.messages, **self._kwargs(call, attempt))
+
+    async def agenerate(self, call: Call, attempt: Attempt) -> ChatResult:
+        """The whole answer, awaited."""
+        return await self.model._agenerate_with_cache(call.messages, **self._kwargs(call, attempt))
+
+    def stream(self, call: Call, attempt: Attempt) -> Iterator[ChatGenerationChunk]:
+        """The answer in chunks; one, where the model has no other form."""
+        kwargs = self._kwargs(call, attempt)
+        if self.model._should_stream(async_api=False, **{**kwargs, "stream": True}):
+            return self.model._stream(call.messages, **kwargs)
+        return map(_as_chunk, self.generate(call, attempt).generations[:1])
+
+    async def astream(self, call: Call, attempt: Attempt) -> AsyncIterator[ChatGenerationChunk]:
+        """The answer in chunks, once the model was asked."""
+        kwargs = self._kwargs(call, attempt)
+        if self.model._should_stream(async_api=True, **{**kwargs, "stream": True}):
+            return self.model._astream(call.messages, **kwargs)
+        return _alone((await self.agenerate(call, attempt)).generations[0])
+
+    def _kwargs(self, call: Call, attempt: Attempt) -> dict[str, Any]:
+        """The parameters of *call* as this model takes them."""
+        bound = self.bound
+        kwargs = {name: value for name, value in call.params.items() if bound.get(name, _ABSENT) != value}
+        kwargs.pop(CREDENTIAL, None)
+        if kwargs.get("model") == self.target.name:
+            del kwargs["model"]
+        if attempt.timeout_seconds is not None and _takes_timeout(self.model):
+            kwargs["timeout"] = attempt.timeout_seconds
+        return {**self.native, **kwargs}
+
+
+def kwargs_of(runnable: Runnable[Any, Any]) -> dict[str, Any]:
+    """What is bound to a model by *runnable*, less what only tracers read."""
+    kwargs: dict[str, Any] = {}
+    while isinstance(runnable, RunnableBinding):
+        kwargs, runnable = {**runnable.kwargs, **kwargs}, runnable.bound
+    return {name: value for name, value in kwargs.items() if name not in TRACING_ONLY}
+
+
+def _takes_timeout(model: BaseChatModel) -> bool:
+    fields = type(model).model_fields
+    return "timeout" in fields or any(field.alias == "timeout" for field in fields.values())
+
+
+async def _alone(generation: ChatGeneration) -> AsyncIterator[ChatGenerationChunk]:
+    yield _as_chunk(generation)
+
+
+def _as_chunk(generation: ChatGeneration) -> ChatGenerationChunk:
+    message = generation.message
+    if not isinstance(message, AIMessageChunk):
+        message = AIMessageChunk(**message.model_dump(exclude={"type"}), chunk_position="last")
+    return ChatGenerationChunk(message=message, generation_info=generation.generation_info)

@@ -1,0 +1,48 @@
+"""Chat models as targets: a kit's own where it has one, else made once from what the model says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from llmkit_plugins import LLMKit, Target
+
+_PROVIDERS = {
+    "amazon_bedrock": "bedrock",
+    "fireworks": "fireworks_ai",
+    "google_genai": "gemini",
+    "google_vertexai": "vertex_ai",
+    "together": "together_ai",
+}
+"""LangChain's names of providers where LiteLLM has others, so that a kit under both has one name for each."""
+
+# plugins keep their state by target: the same model must be the same target, however many adapters are made for it
+_made: WeakKeyDictionary[LLMKit, dict[tuple[str, str, str], Target]] = WeakKeyDictionary()
+
+
+def target_named(kit: LLMKit, name: str, ls_params: Mapping[str, Any]) -> Target:
+    """The target *name* of *kit*, else one made for the model that *ls_params* tells of."""
+    for target in kit.targets:
+        if target.name == name:
+            return target
+    return _make(kit, name, *_told(ls_params))
+
+
+def target_for(kit: LLMKit, ls_params: Mapping[str, Any]) -> Target:
+    """The first target of *kit* with the model that *ls_params* tells of, else one made for it."""
+    provider, model = _told(ls_params)
+    for target in kit.targets:
+        if (target.provider, target.model) == (provider, model):
+            return target
+    return _make(kit, f"{provider}/{model}", provider, model)
+
+
+def _told(ls_params: Mapping[str, Any]) -> tuple[str, str]:
+    provider = ls_params.get("ls_provider") or "unknown"
+    return _PROVIDERS.get(provider, provider), ls_params.get("ls_model_name") or provider
+
+
+def _make(kit: LLMKit, name: str, provider: str, model: str) -> Target:
+    made = _made.setdefault(kit, {})
+    return made.setdefault((name, provider, model), Target(name, provider, model))

@@ -1,0 +1,153 @@
+"""Every way to call a ``ChatLLMKit``, however it ends: each call and attempt begins and ends once, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import httpx
+import pytest
+from langchain_core.exceptions import ModelError
+
+from llmkit_plugins import NoTarget, RateLimited, Usage
+from llmkit_plugins.testing.fake_provider import Fault
+
+pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
+
+MODES = (
+    "invoke",
+    "stream",
+    "batch",
+    "stream_events v3",
+    "ainvoke",
+    "astream",
+    "abatch",
+    "astream_events",
+    "astream_events v3",
+)
+STREAMED = {"stream", "astream", "astream_events", "stream_events v3", "astream_events v3"}
+CHAINED = [mode for mode in MODES if not mode.endswith("v3")]
+CANCELLED = ("ainvoke", "astream", "abatch", "astream_events", "astream_events v3")
+CASES = [(mode, "bare") for mode in MODES] + [(mode, "chain") for mode in CHAINED]
+
+times = {"batch": 2, "abatch": 2}
+
+
+@pytest.fixture
+def asked(model, chain_of, ask):
+    """Ask the model, alone or in a chain."""
+
+    async def asked(mode, where, config=None):
+        return await ask(mode, model if where == "bare" else chain_of(model), config)
+
+    return asked
+
+
+@pytest.mark.parametrize(("mode", "where"), CASES)
+async def test_ok(mode, where, asked, recorder, first, second):
+    """The first provider answers: one request, one attempt and the provider's usage for each call."""
+    calls = times.get(mode, 1)
+    assert await asked(mode, where, {"metadata": {"user": "u1"}}) == ["one two three"] * calls
+    assert recorder.counts["request ok"] == recorder.counts["attempt ok"] == recorder.counts["attempt"] == calls
+    assert [attempt.usage for attempt in recorder.attempts] == [Usage(1, 3)] * calls
+    assert {attempt.finish_reason for attempt in recorder.attempts} == {"stop"}
+    assert {(call.user, call.stream) for call in recorder.calls} == {("u1", mode in STREAMED)}
+    assert (first.stats.requests, second.stats.requests) == (calls, 0)
+
+
+@pytest.mark.parametrize(("mode", "where"), CASES)
+async def test_failover(mode, where, asked, recorder, first, second):
+    """The first provider is down: the second one answers, and the caller does not notice."""
+    first.fail_with(Fault("overloaded"))
+    calls = times.get(mode, 1)
+    assert await asked(mode, where) == ["four five"] * calls
+    assert (recorder.counts["attempt error"], recorder.counts["attempt ok"]) == (calls, calls)
+    assert recorder.counts["request ok"] == recorder.counts["request"] == calls
+    assert {attempt.kind for attempt in recorder.attempts} == {"overloaded", None}
+    assert second.stats.requests == calls
+
+
+@pytest.mark.parametrize(("mode", "where"), CASES)
+async def test_all_fail(mode, where, asked, recorder, first, second):
+    """Both providers are down: the caller gets the last error, which is one of LangChain's."""
+    for provider in (first, second):
+        provider.fail_with(Fault("server_error"))
+    with pytest.raises(ModelError) as caught:
+        await asked(mode, where)
+    assert caught.value.is_retryable
+    assert recorder.counts["request error"] == recorder.counts["request"] >= 1
+    assert recorder.counts["attempt error"] == recorder.counts["attempt"] == 2 * recorder.counts["request"]
+
+
+@pytest.mark.parametrize(("mode", "where"), CASES)
+async def test_refused(mode, where, asked, kit, plugin, recorder, first):
+    """A plugin refuses: nobody is asked, and the error is the plugin's and LangChain's."""
+
+    def refuse(call):
+        raise RateLimited("per user", "u1", 1.5)
+
+    kit.register(plugin(pre_request=refuse))
+    with pytest.raises(RateLimited) as caught:
+        await asked(mode, where)
+    assert isinstance(caught.value, ModelError)
+    assert (caught.value.is_retryable, caught.value.retry_after) == (True, 1.5)
+    assert recorder.counts["request refused"] == recorder.counts["request"] >= 1
+    assert first.stats.requests == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_no_target(mode, asked, kit, plugin, recorder):
+    """A plugin drops every target: the error says which, and why."""
+    kit.register(plugin(name="picky", route=lambda call, targets: []))
+    with pytest.raises(NoTarget) as caught:
+        await asked(mode, "bare")
+    assert caught.value.reasons.keys() == {"first", "second"}
+    assert isinstance(caught.value, ModelError)
+    assert not caught.value.is_retryable
+    assert recorder.counts["attempt"] == 0
+
+
+@pytest.mark.parametrize(("mode", "where"), [case for case in CASES if case[0] in CANCELLED])
+async def test_cancelled(mode, where, asked, cancel, recorder, first):
+    """A caller who is cancelled leaves no call open and no request running, and says nothing about the provider."""
+    first.slow_down(first_token_seconds=60)
+    calls = times.get(mode, 1)
+    await cancel(first, asked(mode, where), calls)
+    await asyncio.to_thread(first.wait_until, lambda stats: stats.clients_left == calls)
+    assert recorder.counts["attempt cancelled"] == recorder.counts["request cancelled"] == calls
+    assert recorder.counts["request"] == recorder.counts["attempt"] == calls
+    assert not recorder.open
+
+
+LEFT = [case for case in CASES if case[0] in STREAMED and case != ("stream", "chain")]
+
+
+@pytest.mark.parametrize(("mode", "where"), LEFT)
+async def test_abandoned(mode, where, model, chain_of, listen, recorder, kit, first):
+    """A stream that is left half-way ends its call as cancelled, and the provider sees the client go."""
+    first.slow_down(per_token_seconds=60)
+    await listen(mode, model if where == "bare" else chain_of(model))
+    if mode == "stream_events v3":  # LangChain leaves it to the collector, and such an end is told with the next call
+        gc.collect()
+        kit.close()
+    await asyncio.to_thread(first.wait_until, lambda stats: stats.clients_left == 1)
+    assert recorder.counts["request cancelled"] == recorder.counts["attempt cancelled"] == 1
+    assert recorder.counts["request"] == recorder.counts["attempt"] == 1
+    assert not recorder.open
+
+
+async def test_abandoned_sync_chain(model, chain_of, listen, recorder):
+    """LangChain itself reads the rest of a sync chain that is left half-way: the call ends well."""
+    await listen("stream", chain_of(model), said={"topic": "x"})
+    assert recorder.counts["request ok"] == recorder.counts["attempt ok"] == recorder.counts["request"] == 1
+
+
+@pytest.mark.parametrize("mode", sorted(STREAMED))
+async def test_dies_half_way(mode, asked, recorder, first, second):
+    """A provider that dies after its first words is not replaced: the caller has them already."""
+    first.fail_with(Fault("disconnect", after_chunks=2))
+    with pytest.raises(httpx.RemoteProtocolError):
+        await asked(mode, "bare")
+    assert [attempt.kind for attempt in recorder.attempts] == ["connection"]
+    assert recorder.counts["attempt error"] == recorder.counts["request error"] == 1
+    assert second.stats.requests == 0
