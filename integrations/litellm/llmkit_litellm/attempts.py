@@ -1,0 +1,78 @@
+"""The attempts of a Router: what it sends to a deployment, followed until it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from llmkit_litellm import reading
+from llmkit_litellm.compat import CustomStreamWrapper
+from llmkit_litellm.errors import as_litellm, original
+from llmkit_litellm.journey import Journey, journey_under_way, sending
+from llmkit_litellm.streams import AttemptStream
+from llmkit_plugins.engine.handle import Handle
+from llmkit_plugins.errors import Refused
+
+
+def sent_by_router(kwargs: Mapping[str, Any]) -> Journey | None:
+    """The journey that *kwargs* are sent for; None: no Router of ours sends them (a Router names its deployment)."""
+    return journey_under_way() if (kwargs.get("model_info") or {}).get("id") else None
+
+
+def send(journey: Journey, send_it: Callable[[], Any], kwargs: Mapping[str, Any]) -> Any:
+    """Send an attempt of *journey*: the one it began when it selected, else one that begins now."""
+    if journey.begun is None:
+        with _refusals(journey):
+            journey.begin(journey.book.sent(kwargs))
+    handle = journey.take()
+    with _followed(journey, handle):
+        answer = send_it()
+        if isinstance(answer, CustomStreamWrapper):
+            return _stream(journey, handle, answer).open()
+        return _finish(handle, answer)
+
+
+async def asend(journey: Journey, send_it: Callable[[], Awaitable[Any]], kwargs: Mapping[str, Any]) -> Any:
+    """The same, awaiting."""
+    if journey.begun is None:
+        with _refusals(journey):
+            await journey.abegin(journey.book.sent(kwargs))
+    handle = journey.take()
+    with _followed(journey, handle):
+        answer = await send_it()
+        if isinstance(answer, CustomStreamWrapper):
+            return await _stream(journey, handle, answer).aopen()
+        return _finish(handle, answer)
+
+
+@contextmanager
+def _refusals(journey: Journey) -> Iterator[None]:
+    try:
+        yield
+    except Refused as refusal:
+        raise as_litellm(refusal, journey.call.model) from refusal
+
+
+@contextmanager
+def _followed(journey: Journey, handle: Handle) -> Iterator[None]:
+    try:
+        with sending():
+            yield
+    except BaseException as error:
+        handle.fail(original(error))
+        if isinstance(error, Exception):
+            journey.failure = error
+        raise
+
+
+def _stream(journey: Journey, handle: Handle, answer: CustomStreamWrapper) -> AttemptStream:
+    stream = AttemptStream(answer, handle, journey.kit.clock)
+    journey.streams.append(stream)
+    return stream
+
+
+def _finish(handle: Handle, answer: Any) -> Any:
+    reading.learn(handle.attempt, answer)
+    handle.finish(answer)
+    return answer

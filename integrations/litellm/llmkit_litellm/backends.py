@@ -1,0 +1,154 @@
+"""How a kit sends through LiteLLM: a whole call through a Router, or one attempt through the SDK."""
+# ruff: noqa: ARG002 - any backend's methods take what some backends need
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+from llmkit_litellm import compat, reading
+from llmkit_litellm.compat import CustomStreamWrapper
+from llmkit_litellm.journey import Journey, Reader, sending, travelling
+from llmkit_litellm.reading import Reading
+from llmkit_litellm.streams import Opening
+from llmkit_litellm.targets import Book
+from llmkit_plugins.call import Attempt, Call, Target
+from llmkit_plugins.kit import LLMKit
+
+Send = Callable[[], Any]
+ASend = Callable[[], Awaitable[Any]]
+
+_END: Any = object()
+
+
+class LiteLLMBackend(Reader):
+    """What both have in common. *send* is LiteLLM's own function with the caller's arguments, sync or async."""
+
+    def __init__(self, send: Send | ASend) -> None:
+        self._send: Callable[[], Any] = send
+
+    def copy(self, chunk: Any) -> Any:
+        return compat.copied(chunk)
+
+
+class SDKBackend(LiteLLMBackend):
+    """Sends one attempt to *target* by ``litellm.completion`` or ``acompletion``."""
+
+    def __init__(self, send: Send | ASend, target: Target) -> None:
+        super().__init__(send)
+        self.targets = (target,)
+
+    def send(self, call: Call, attempt: Attempt | None) -> Any:
+        with sending():
+            answer = self._send()
+        return _learnt(attempt, answer)
+
+    async def asend(self, call: Call, attempt: Attempt | None) -> Any:
+        with sending():
+            answer = await self._send()
+        return _learnt(attempt, answer)
+
+    def stream(self, call: Call, attempt: Attempt | None) -> Iterator[Any]:
+        with sending():
+            stream = self._send()
+        yield Opening(stream)
+        if not isinstance(stream, CustomStreamWrapper):
+            return
+        with compat.closing(stream):
+            compat.open_stream(stream)
+            read = _reading(attempt, stream)
+            for chunk in stream:
+                read.read(chunk)
+                yield chunk
+            read.end()
+
+    async def astream(self, call: Call, attempt: Attempt | None) -> AsyncIterator[Any]:
+        with sending():
+            stream = await self._send()
+        yield Opening(stream)
+        if not isinstance(stream, CustomStreamWrapper):
+            return
+        async with aclosing(stream):
+            await compat.aopen_stream(stream)
+            read = _reading(attempt, stream)
+            async for chunk in stream:
+                read.read(chunk)
+                yield chunk
+            read.end()
+
+    def says(self, chunk: Any) -> bool:
+        if isinstance(chunk, Opening):  # a caller who wanted a stream and gets none has all there is
+            return not isinstance(chunk.stream, CustomStreamWrapper)
+        return reading.says(chunk)
+
+
+def _learnt(attempt: Attempt | None, answer: Any) -> Any:
+    if attempt is not None:
+        reading.learn(attempt, answer)
+    return answer
+
+
+def _reading(attempt: Attempt | None, stream: CustomStreamWrapper) -> Reading:
+    if attempt is None:
+        raise TypeError("only a backend that delegates is sent a call without an attempt")
+    return Reading(attempt, stream)
+
+
+class RouterBackend(LiteLLMBackend):
+    """Sends the whole call to a Router, which selects, retries and falls back; the attempts are announced on the
+    way."""
+
+    delegates = True
+
+    def __init__(self, send: Send | ASend, kit: LLMKit, book: Book) -> None:
+        super().__init__(send)
+        self._kit, self._book = kit, book
+
+    def send(self, call: Call, attempt: Attempt | None) -> Any:
+        with Journey(self._kit, call, self._book) as journey, travelling(journey):
+            return compat.apart(self._send)
+
+    async def asend(self, call: Call, attempt: Attempt | None) -> Any:
+        async with Journey(self._kit, call, self._book) as journey:
+            with travelling(journey):
+                return await self._send()
+
+    def stream(self, call: Call, attempt: Attempt | None) -> Iterator[Any]:
+        with Journey(self._kit, call, self._book) as journey:
+            with travelling(journey):
+                stream = compat.apart(self._send)
+            if not isinstance(stream, CustomStreamWrapper):
+                yield Opening(stream)
+                return
+            with compat.closing(stream):
+                chunk = _next(journey, stream)  # begun streams only can be closed
+                yield Opening(stream)
+                while chunk is not _END:
+                    yield chunk
+                    chunk = _next(journey, stream)
+
+    async def astream(self, call: Call, attempt: Attempt | None) -> AsyncIterator[Any]:
+        async with Journey(self._kit, call, self._book) as journey:
+            with travelling(journey):
+                stream = await self._send()
+            if not isinstance(stream, CustomStreamWrapper):
+                yield Opening(stream)
+                return
+            async with aclosing(stream):
+                chunk = await _anext(journey, stream)
+                yield Opening(stream)
+                while chunk is not _END:
+                    yield chunk
+                    chunk = await _anext(journey, stream)
+
+
+def _next(journey: Journey, stream: Any) -> Any:
+    """The next chunk, or the end; LiteLLM may fall back while it looks for one."""
+    with travelling(journey):
+        return compat.apart(next, stream, _END)
+
+
+async def _anext(journey: Journey, stream: Any) -> Any:
+    with travelling(journey):
+        return await anext(stream, _END)

@@ -1,0 +1,86 @@
+"""A request to LiteLLM, by its arguments, as a :class:`~llmkit_plugins.Call`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from llmkit_plugins.call import Call, new_id
+
+_ELSEWHERE = frozenset({"model", "messages", "stream", "user", "metadata", "litellm_metadata"})
+_PLUMBING = frozenset(
+    {
+        "acompletion",
+        "cache",
+        "caching",
+        "callbacks",
+        "client",
+        "context_window_fallbacks",
+        "content_policy_fallbacks",
+        "disable_fallbacks",
+        "fallbacks",
+        "litellm_call_id",
+        "litellm_logging_obj",
+        "litellm_parent_otel_span",
+        "litellm_trace_id",
+        "logger_fn",
+        "max_retries",
+        "model_info",
+        "num_retries",
+        "priority",
+        "proxy_server_request",
+        "request_timeout",
+        "retry_policy",
+        "shared_session",
+        "standard_logging_object",
+        "stream_timeout",
+        "timeout",
+        "verbose",
+    }
+)
+"""Arguments that cannot change the answer."""
+
+_SECRET = ("api_key", "token", "secret", "password", "credential", "access_key", "headers")
+
+
+def call_of(arguments: Mapping[str, Any]) -> Call:
+    """The call that *arguments* of a completion describe.
+
+    User and tenant are those of ``user=``, else of the metadata (``user`` or ``user_id``, ``tenant``). Secrets are not
+    in its parameters, but ``credential`` is: a digest of them, so that who asks with another key asks something else.
+    """
+    metadata = {**(arguments.get("litellm_metadata") or {}), **(arguments.get("metadata") or {})}
+    return Call(
+        messages=arguments.get("messages"),
+        model=arguments.get("model"),
+        params=_params(arguments),
+        user=_text(arguments.get("user") or metadata.get("user") or metadata.get("user_id")),
+        tenant=_text(metadata.get("tenant")),
+        stream=bool(arguments.get("stream")),
+        metadata=metadata,
+        id=_text(arguments.get("litellm_call_id")) or new_id(),
+    )
+
+
+def _params(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    params: dict[str, Any] = {}
+    secrets: list[tuple[str, str]] = []
+    for name, value in arguments.items():
+        if value is None or name in _ELSEWHERE or name in _PLUMBING or name.startswith("_"):
+            continue
+        if _is_secret(name):
+            secrets.append((name, repr(value)))
+        else:
+            params[name] = value
+    if secrets:
+        params["credential"] = hashlib.blake2b(repr(sorted(secrets)).encode(), digest_size=8).hexdigest()
+    return params
+
+
+def _is_secret(name: str) -> bool:
+    return not name.startswith("max_") and any(word in name for word in _SECRET)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,38 @@
+"""A kit around everything that LiteLLM does in this process."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+from llmkit_litellm.router import ROUTERS
+from llmkit_litellm.sdk import SDK, Installed
+from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.kit import LLMKit
+
+_lock = Lock()
+
+
+def install(kit: LLMKit) -> None:
+    """Let ``litellm.completion`` and ``acompletion``, and these of every ``litellm.Router``, go through *kit*.
+
+    Routers that exist already are covered, but not a ``from litellm import completion`` that ran before. Installing the
+    same kit again changes nothing. Raises ``ConfigError`` where another kit is installed.
+    """
+    with _lock:
+        if Installed.kit is kit:
+            return
+        if Installed.kit is not None:
+            raise ConfigError("another kit is installed", key="kit", right="call uninstall() before")
+        Installed.kit = kit
+        SDK.hold()
+        ROUTERS.hold()
+
+
+def uninstall() -> None:
+    """Undo ``install``; calls under way end as they began. Without one it does nothing."""
+    with _lock:
+        if Installed.kit is None:
+            return
+        Installed.kit = None
+        ROUTERS.release()
+        SDK.release()

@@ -1,0 +1,156 @@
+"""A call on its way through a Router, and how the functions it passes know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Self
+
+from llmkit_litellm import errors
+from llmkit_litellm.targets import Book
+from llmkit_plugins.backend import Backend
+from llmkit_plugins.call import Call, Target
+from llmkit_plugins.engine.handle import Handle
+from llmkit_plugins.errors import ErrorKind, Refused
+from llmkit_plugins.kit import LLMKit
+
+
+class Reader(Backend):
+    """How the attempts of a journey read LiteLLM's errors."""
+
+    def kind(self, error: BaseException) -> ErrorKind | None:
+        return errors.kind_of(error)
+
+    def retry_after(self, error: BaseException) -> float | None:
+        return errors.retry_after_of(error)
+
+
+_READER = Reader()
+
+
+class Journey:
+    """What one call has been through: the targets it tried, and the attempt that was begun but not sent yet."""
+
+    __slots__ = ("awaits", "begun", "book", "call", "failure", "kit", "over", "streams", "tried")
+
+    def __init__(self, kit: LLMKit, call: Call, book: Book) -> None:
+        self.kit, self.call, self.book = kit, call, book
+        self.awaits = True
+        """Whether it goes on under the caller's event loop, whose thread nobody may block."""
+        self.begun: Handle | None = None
+        self.tried: set[str] = set()
+        self.failure: Exception | None = None
+        """The provider's last error."""
+        self.streams: list[Any] = []
+        """Those of its attempts, to be closed in the end: nobody may have begun to read."""
+        self.over = False
+
+    def untried(self, targets: Sequence[Target]) -> list[Target]:
+        """Those of *targets* that were not tried yet; where LiteLLM asks for one more try than there are, all again."""
+        left = [target for target in targets if target.name not in self.tried]
+        if not left:
+            self.tried.difference_update(target.name for target in targets)
+            left = list(targets)
+        return left
+
+    def begin(self, target: Target) -> None:
+        """Ask the plugins about an attempt at *target*, in this thread. Raises what one refused with."""
+        self.give_up()
+        self.begun = self.kit.attempt(self.call, target, _READER, may_wait=not self.awaits)
+
+    async def abegin(self, target: Target) -> None:
+        """The same, awaiting where a plugin waits."""
+        self.give_up()
+        self.begun = await self.kit.aattempt(self.call, target, _READER)
+
+    def take(self) -> Handle:
+        """The attempt that was begun, which is sent now."""
+        handle, self.begun = self.begun, None
+        if handle is None:
+            raise RuntimeError("no attempt was begun")
+        handle.attempt.started = self.kit.clock()
+        return handle
+
+    def give_up(self, gone: BaseException | None = None) -> None:
+        """The attempt that was begun will not be sent: a check of the Router's own came between, or the caller is
+        *gone*."""
+        handle, self.begun = self.begun, None
+        if handle is None:
+            return
+        handle.attempt.started = None
+        if gone is None or isinstance(gone, Exception):
+            handle.fail(Refused("the Router did not send it"))
+        else:
+            handle.cancel()
+
+    def __enter__(self) -> Self:
+        self.awaits = False
+        return self
+
+    def __exit__(self, _: object, gone: BaseException | None, __: object) -> None:
+        self._end(gone)
+        for stream in self.streams:
+            stream.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, _: object, gone: BaseException | None, __: object) -> None:
+        self._end(gone)
+        for stream in self.streams:
+            await stream.aclose()
+
+    def _end(self, gone: BaseException | None) -> None:
+        self.over = True
+        self.give_up(gone)
+
+
+_under_way: ContextVar[Journey | None] = ContextVar("llmkit_litellm_journey", default=None)
+
+
+def journey_under_way() -> Journey | None:
+    """The journey that this code is a part of."""
+    journey = _under_way.get()
+    return None if journey is None or journey.over else journey
+
+
+@contextmanager
+def travelling(journey: Journey) -> Iterator[None]:
+    """What runs inside is a part of *journey*."""
+    token = _under_way.set(journey)
+    try:
+        yield
+    finally:
+        _under_way.reset(token)
+
+
+class _Sending:
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = False
+
+
+_sending: ContextVar[_Sending | None] = ContextVar("llmkit_litellm_sending", default=None)
+
+
+def is_sending() -> bool:
+    """Whether this code runs inside a call to LiteLLM that the plugins know of already.
+
+    What such a call leaves behind (a callback's task) has its context, but does not run inside it any more.
+    """
+    sending = _sending.get()
+    return sending is not None and not sending.over
+
+
+@contextmanager
+def sending() -> Iterator[None]:
+    """What runs inside is LiteLLM at work for an attempt."""
+    mark = _Sending()
+    token = _sending.set(mark)
+    try:
+        yield
+    finally:
+        mark.over = True
+        _sending.reset(token)

@@ -1,0 +1,106 @@
+"""What LiteLLM's answers and chunks say: whether they say anything, and what an attempt learns from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmkit_litellm import compat
+from llmkit_litellm.compat import CustomStreamWrapper
+from llmkit_plugins.call import Attempt, Usage
+from llmkit_plugins.errors import EmptyAnswer
+
+_CONTENT = (
+    "content",
+    "tool_calls",
+    "function_call",
+    "reasoning_content",
+    "thinking_blocks",
+    "audio",
+    "images",
+    "annotations",
+)
+
+
+def learn(attempt: Attempt, answer: Any) -> None:
+    """Write onto *attempt* what a whole *answer* tells."""
+    learn_headers(attempt, answer)
+    hidden = compat.hidden(answer)
+    _learn_words(attempt, answer)
+    cost = hidden.get("response_cost")
+    attempt.reported_cost = None if cost is None else float(cost)
+    if hidden.get("cache_hit"):
+        _free(attempt)
+
+
+def learn_headers(attempt: Attempt, answer: Any) -> None:
+    """Write onto *attempt* the response headers of *answer*, whole or streamed."""
+    attempt.headers = compat.response_headers(answer) or None
+
+
+class Reading:
+    """What *attempt* learns from its stream, chunk by chunk."""
+
+    __slots__ = ("attempt", "cached", "said", "stream")
+
+    def __init__(self, attempt: Attempt, stream: CustomStreamWrapper) -> None:
+        self.attempt, self.stream = attempt, stream
+        self.said = False
+        """Whether it has said something."""
+        self.cached = compat.is_cached(stream)
+        learn_headers(attempt, stream)
+
+    def read(self, chunk: Any) -> bool:
+        """Learn from *chunk*; True where it is the first that says something. Raises ``EmptyAnswer`` where all it says
+        is an end that LiteLLM made up."""
+        _learn_words(self.attempt, chunk)
+        if self.cached:
+            _free(self.attempt)
+        if self.said or not says(chunk):
+            return False
+        if compat.made_up_the_end(self.stream):
+            raise EmptyAnswer("the stream ended before it said anything")
+        self.said = True
+        return True
+
+    def end(self) -> None:
+        """There is no further chunk. Raises ``EmptyAnswer`` where none said anything."""
+        if not self.said:
+            raise EmptyAnswer("the stream ended before it said anything")
+
+
+def _learn_words(attempt: Attempt, answer: Any) -> None:
+    hidden = compat.hidden(answer)
+    attempt.model = hidden.get("provider_response_model") or attempt.model or getattr(answer, "model", None)
+    usage = usage_of(getattr(answer, "usage", None) or hidden.get("usage"))
+    if usage is not None:
+        attempt.usage = usage
+    for choice in getattr(answer, "choices", None) or ():
+        if choice.finish_reason is not None:
+            attempt.finish_reason = choice.finish_reason
+
+
+def _free(attempt: Attempt) -> None:
+    """It came from LiteLLM's cache: no provider counted tokens for it."""
+    attempt.usage, attempt.reported_cost = None, 0.0
+
+
+def usage_of(usage: Any) -> Usage | None:
+    """The tokens LiteLLM's *usage* counts; None where it counts none (it writes zeros for a provider that is
+    silent)."""
+    if usage is None or not usage.total_tokens:
+        return None
+    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    return Usage(
+        input_tokens=usage.prompt_tokens or 0,
+        output_tokens=usage.completion_tokens or 0,
+        cached_tokens=getattr(prompt, "cached_tokens", None) or 0,
+        reasoning_tokens=getattr(completion, "reasoning_tokens", None) or 0,
+    )
+
+
+def says(chunk: Any) -> bool:
+    """Whether *chunk* says something: content, a tool call, a finish reason."""
+    for choice in getattr(chunk, "choices", None) or ():
+        if choice.finish_reason is not None or any(getattr(choice.delta, name, None) for name in _CONTENT):
+            return True
+    return False

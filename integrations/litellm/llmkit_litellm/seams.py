@@ -1,0 +1,66 @@
+"""Attributes of LiteLLM that are replaced while somebody needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Any
+
+
+class Seam:
+    """The attribute *name* of *owner*, which ``sew`` replaces with what *wrap* makes of it, and ``unpick`` restores.
+
+    Where somebody else has wrapped it since, ours stays underneath; it lets everything through that does not concern
+    it.
+    """
+
+    def __init__(self, owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self._owner, self._name, self._wrap = owner, name, wrap
+        self._original: Any = None
+        self._ours: Any = None
+
+    @property
+    def is_sewn(self) -> bool:
+        """Whether ours is in place, on top or underneath."""
+        layer = getattr(self._owner, self._name)
+        while layer is not None:
+            if layer is self._ours:
+                return True
+            layer = getattr(layer, "__wrapped__", None)
+        return False
+
+    def sew(self) -> None:
+        """Put ours in place, once."""
+        if not self.is_sewn:
+            self._original = getattr(self._owner, self._name)
+            self._ours = self._wrap(self._original)
+            setattr(self._owner, self._name, self._ours)
+
+    def unpick(self) -> None:
+        """Put the original back, if nobody else has put something on top."""
+        if getattr(self._owner, self._name) is self._ours:
+            setattr(self._owner, self._name, self._original)
+
+
+class Seams:
+    """Some seams together, sewn as long as anybody holds them."""
+
+    def __init__(self, *seams: Seam) -> None:
+        self._seams = seams
+        self._holders = 0
+        self._lock = Lock()
+
+    def hold(self) -> None:
+        """One more needs them."""
+        with self._lock:
+            self._holders += 1
+            for seam in self._seams:
+                seam.sew()
+
+    def release(self) -> None:
+        """One less needs them."""
+        with self._lock:
+            self._holders -= 1
+            if not self._holders:
+                for seam in self._seams:
+                    seam.unpick()

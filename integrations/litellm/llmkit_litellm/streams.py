@@ -1,0 +1,179 @@
+"""The two streams that are put around LiteLLM's: what the Router reads, and what the caller reads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Self
+
+from llmkit_litellm import compat
+from llmkit_litellm.compat import CustomStreamWrapper
+from llmkit_litellm.errors import as_litellm, original
+from llmkit_litellm.reading import Reading
+from llmkit_plugins.clock import Clock
+from llmkit_plugins.engine.handle import Handle
+from llmkit_plugins.errors import LLMKitError
+
+
+class AttemptStream(CustomStreamWrapper):
+    """The stream of one attempt, as a Router reads it. The attempt learns from what passes, and ends when it does.
+
+    Opening it reads up to the first chunk that says something: a provider that fails before has failed to answer, which
+    the Router can retry.
+    """
+
+    def __init__(self, stream: CustomStreamWrapper, handle: Handle, clock: Clock) -> None:
+        compat.resemble(self, stream, stream)
+        self._inner, self._handle, self._clock = stream, handle, clock
+        self._reading = Reading(handle.attempt, stream)
+        self._held: deque[Any] = deque()
+        self._handed: float | None = None
+
+    def open(self) -> Self:
+        """Read up to the first chunk that says something. Raises the provider's error."""
+        try:
+            compat.open_stream(self._inner)
+            while not self._reading.said:
+                self._held.append(self._pull())
+        except BaseException as error:
+            self._handle.fail(original(error))
+            self.close()
+            raise self._opening_error(error) from None
+        return self
+
+    async def aopen(self) -> Self:
+        """The same, awaiting."""
+        try:
+            await compat.aopen_stream(self._inner)
+            while not self._reading.said:
+                self._held.append(await self._apull())
+        except BaseException as error:
+            self._handle.fail(original(error))
+            await self.aclose()
+            raise self._opening_error(error) from None
+        return self
+
+    def _opening_error(self, error: BaseException) -> BaseException:
+        if isinstance(error, LLMKitError):
+            return as_litellm(error, self.model)
+        return original(error)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if self._held:
+            return self._hand(self._held.popleft())
+        self._resume()
+        try:
+            return self._hand(self._pull())
+        except StopIteration:
+            self._handle.finish()
+            raise
+        except BaseException as error:
+            self._handle.fail(original(error))
+            raise
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._held:
+            return self._hand(self._held.popleft())
+        self._resume()
+        try:
+            return self._hand(await self._apull())
+        except StopAsyncIteration:
+            self._handle.finish()
+            raise
+        except BaseException as error:
+            self._handle.fail(original(error))
+            raise
+
+    def close(self) -> None:
+        """Close the connection; where the stream had not ended, its reader went away."""
+        try:
+            compat.close_stream(self._inner)
+        finally:
+            self._handle.cancel()
+
+    async def aclose(self) -> None:
+        """The same, awaiting."""
+        try:
+            await compat.aclose_stream(self._inner)
+        finally:
+            self._handle.cancel()
+
+    def _pull(self) -> Any:
+        try:
+            chunk = next(self._inner)
+        except StopIteration:
+            self._reading.end()
+            raise
+        return self._learn(chunk)
+
+    async def _apull(self) -> Any:
+        try:
+            chunk = await anext(self._inner)
+        except StopAsyncIteration:
+            self._reading.end()
+            raise
+        return self._learn(chunk)
+
+    def _learn(self, chunk: Any) -> Any:
+        if self._reading.read(chunk):
+            self._handle.first_chunk()
+        return chunk
+
+    def _hand(self, chunk: Any) -> Any:
+        self._handed = self._clock()
+        return chunk
+
+    def _resume(self) -> None:
+        """The time since the last chunk was the reader's, not the provider's."""
+        if self._handed is not None:
+            self._handle.attempt.paused_seconds += self._clock() - self._handed
+
+
+class Opening:
+    """The first thing a stream hands over: itself as LiteLLM opened it, for those who share it to look like."""
+
+    __slots__ = ("stream",)
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+
+class KitStream(CustomStreamWrapper):
+    """The stream a caller gets: what the kit hands over, in the class that LiteLLM's users know."""
+
+    def __init__(self, source: Any, opened: CustomStreamWrapper, held: Sequence[Any] = ()) -> None:
+        """*held* comes before what *source* yields; *opened* is what it looks like."""
+        compat.resemble(self, opened, source)
+        self._source, self._held = source, deque(held)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return self._held.popleft() if self._held else next(self._source)
+        except LLMKitError as error:
+            raise as_litellm(error, self.model) from error
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return self._held.popleft() if self._held else await anext(self._source)
+        except LLMKitError as error:
+            raise as_litellm(error, self.model) from error
+
+    def close(self) -> None:
+        """Leave: what is not shared with others is stopped."""
+        self._source.close()
+
+    async def aclose(self) -> None:
+        """The same, awaiting."""
+        await self._source.aclose()

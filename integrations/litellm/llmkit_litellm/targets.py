@@ -1,0 +1,100 @@
+"""Where LiteLLM sends to, as :class:`~llmkit_plugins.Target`: a Router's deployments, and what an SDK call names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import litellm
+
+from llmkit_plugins.call import Target
+
+_LIMITS = ("rpm", "tpm", "max_parallel_requests", "region_name", "api_base", "order")
+_PRICES = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
+_READ = ("model", "custom_llm_provider", "base_model", "weight", "tags", *_LIMITS, *_PRICES)
+"""The parameters of a deployment that make a target what it is."""
+
+_PER_MILLION = 1e6
+
+
+class Book:
+    """The targets of one Router by deployment id: the same one as long as the deployment is."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Any, Target]] = {}
+
+    def target(self, deployment: Mapping[str, Any]) -> Target:
+        """The target for *deployment*, as it stands in a Router's model list."""
+        return self._target(deployment.get("model_name"), deployment["litellm_params"], deployment.get("model_info"))
+
+    def sent(self, kwargs: Mapping[str, Any]) -> Target:
+        """The target that a Router sends to with *kwargs*, where it selected none (it was asked for one by its id)."""
+        metadata = kwargs.get("metadata") or kwargs.get("litellm_metadata") or {}
+        return self._target(metadata.get("deployment_model_name"), kwargs, kwargs.get("model_info"))
+
+    def _target(self, group: str | None, params: Mapping[str, Any], info: Mapping[str, Any] | None) -> Target:
+        info = info or {}
+        name = str(info.get("id") or group)
+        made_of = group, {key: params[key] for key in _READ if params.get(key) is not None}, info
+        known = self._known.get(name)
+        if known is None or known[0] != made_of:
+            known = self._known[name] = made_of, _make(name, *made_of)
+        return known[1]
+
+
+def _make(name: str, group: str | None, params: Mapping[str, Any], info: Mapping[str, Any]) -> Target:
+    provider, model = provider_of(params["model"], params.get("custom_llm_provider"), params.get("api_base"))
+    metadata = {key: value for key, value in info.items() if value is not None and key != "id"}
+    metadata |= {key: params[key] for key in _LIMITS if key in params}
+    metadata |= {"model_group": group, "tags": tuple(params.get("tags", ()))}
+    if "api_base" in metadata:
+        metadata["api_base"] = _place(metadata["api_base"])
+    return Target(
+        name=name,
+        provider=provider,
+        model=model,
+        weight=float(params.get("weight", 1.0)),
+        metadata=metadata,
+        **prices(info.get("base_model") or params.get("base_model") or model, provider, {**info, **params}),
+    )
+
+
+@lru_cache(maxsize=1024)
+def sdk_target(model: str, provider: str | None = None, api_base: str | None = None) -> Target:
+    """The target that an SDK call names by its *model*, and *provider* or *api_base* where it gives these."""
+    runs, known_as = provider_of(model, provider, api_base)
+    name = f"{runs}/{known_as}"
+    if api_base is None:
+        return Target(name=name, provider=runs, model=known_as, **prices(known_as, runs, {}))
+    place = _place(api_base)
+    return Target(f"{name}@{place}", runs, known_as, metadata={"api_base": place}, **prices(known_as, runs, {}))
+
+
+def _place(api_base: str) -> str:
+    """*api_base* without what may be secret in it: a password, a key in the query."""
+    url = urlsplit(api_base)
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path.rstrip('/')}"
+
+
+def provider_of(model: str, provider: str | None, api_base: str | None) -> tuple[str, str]:
+    """Who runs *model*, and its name there. Where LiteLLM cannot tell, it will say so itself when it is asked to
+    send."""
+    try:
+        known_as, runs, _, _ = litellm.get_llm_provider(model=model, custom_llm_provider=provider, api_base=api_base)
+    except Exception:
+        return provider or "unknown", model
+    return runs, known_as
+
+
+def prices(model: str, provider: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The prices of a target: its *own*, else those of LiteLLM's map; None where neither knows."""
+    try:
+        mapped: Mapping[str, Any] = dict(litellm.get_model_info(model=model, custom_llm_provider=provider))
+    except Exception:  # LiteLLM raises a bare one for a model it does not know
+        mapped = {}
+
+    per_token = [own.get(key, mapped.get(key)) for key in _PRICES]
+    per_million = [None if price is None else float(price) * _PER_MILLION for price in per_token]
+    return dict(zip(("input_price", "output_price", "cached_price"), per_million, strict=True))

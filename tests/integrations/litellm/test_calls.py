@@ -1,0 +1,52 @@
+"""What a request's arguments say: who asks, for what, and nothing secret."""
+
+from __future__ import annotations
+
+import pytest
+from llmkit_litellm.calls import call_of
+
+PROMPT = [{"role": "user", "content": "hi"}]
+ARGUMENTS = {"model": "gpt", "messages": PROMPT, "stream": True, "temperature": 0.5, "tools": [1], "api_key": "s3cret"}
+
+WHO = [
+    ({"user": "u"}, "u", None),
+    ({"metadata": {"user": "u", "tenant": "t"}}, "u", "t"),
+    ({"metadata": {"user_id": 7}}, "7", None),
+    ({"litellm_metadata": {"user": "u"}}, "u", None),
+    ({"user": "u", "metadata": {"user": "other"}}, "u", None),
+    ({"metadata": None}, None, None),
+]
+
+
+@pytest.mark.parametrize(("given", "user", "tenant"), WHO)
+def test_who_asks(given, user, tenant):
+    """The user is the argument, else the metadata's; the tenant is the metadata's."""
+    call = call_of({**ARGUMENTS, **given})
+    assert (call.user, call.tenant) == (user, tenant)
+
+
+def test_what_is_asked():
+    """Model, prompt and parameters, without what is only LiteLLM's plumbing."""
+    plumbing = {"num_retries": 3, "timeout": 5, "client": object(), "_private": 1, "metadata": {"x": 1}, "seed": None}
+    call = call_of({**ARGUMENTS, **plumbing})
+    assert (call.model, call.messages, call.stream, call.operation) == ("gpt", PROMPT, True, "chat")
+    assert {name: value for name, value in call.params.items() if name != "credential"} == {
+        "temperature": 0.5,
+        "tools": [1],
+    }
+    assert call.metadata == {"x": 1}
+
+
+def test_secrets_are_told_apart_but_not_told():
+    """A key is not among the parameters, but who asks with another key asks something else."""
+    one, same, other = (call_of({**ARGUMENTS, "api_key": key}) for key in ("s3cret", "s3cret", "0ther"))
+    assert "s3cret" not in repr(one.params)
+    assert one.params == same.params
+    assert one.params != other.params
+    assert "credential" not in call_of({"model": "m", "messages": [], "max_tokens": 5}).params
+
+
+def test_the_id():
+    """The caller's, where he gives one."""
+    assert call_of({**ARGUMENTS, "litellm_call_id": "mine"}).id == "mine"
+    assert call_of(ARGUMENTS).id != call_of(ARGUMENTS).id

@@ -1,0 +1,100 @@
+"""LiteLLM's exceptions as kinds, and ours as LiteLLM's."""
+
+from __future__ import annotations
+
+import httpx
+import litellm
+import pytest
+from litellm.exceptions import MidStreamFallbackError
+from litellm.types.router import RouterRateLimitError
+from llmkit_litellm.errors import as_litellm, kind_of, retry_after_of
+
+from llmkit_plugins import (
+    CircuitOpen,
+    EmptyAnswer,
+    ForeignCancel,
+    NoTarget,
+    RateLimited,
+    Refused,
+    TimedOut,
+    UpstreamLost,
+)
+
+
+def made(cls, **more):
+    return cls(message="m", llm_provider="openai", model="m", **more)
+
+
+RESPONSE = httpx.Response(403, request=httpx.Request("POST", "http://127.0.0.1"))
+KINDS = [
+    (made(litellm.RateLimitError), "rate_limit"),
+    (made(litellm.ServiceUnavailableError), "overloaded"),
+    (made(litellm.InternalServerError), "server"),
+    (made(litellm.BadGatewayError), "server"),
+    (made(litellm.APIConnectionError), "connection"),
+    (made(litellm.Timeout), "timeout"),
+    (made(litellm.AuthenticationError), "auth"),
+    (made(litellm.PermissionDeniedError, response=RESPONSE), "auth"),
+    (made(litellm.BadRequestError), "bad_request"),
+    (made(litellm.NotFoundError), "bad_request"),
+    (made(litellm.ContextWindowExceededError), "context_length"),
+    (made(litellm.ContentPolicyViolationError), "content_filter"),
+    (litellm.BudgetExceededError(1.0, 1.0), None),
+    (RouterRateLimitError("m", 5.0, False, []), "rate_limit"),
+    (made(MidStreamFallbackError, original_exception=made(litellm.Timeout)), "timeout"),
+    (made(MidStreamFallbackError), "overloaded"),
+    (ValueError("a bug"), None),
+]
+
+
+@pytest.mark.parametrize(("error", "kind"), KINDS, ids=lambda value: type(value).__name__)
+def test_kinds(error, kind):
+    """Each exception of LiteLLM's has its kind; what is nobody's answer has none."""
+    assert kind_of(error) == kind
+
+
+def test_retry_after():
+    """Read from wherever LiteLLM puts it."""
+    limited = made(litellm.RateLimitError)
+    assert retry_after_of(limited) is None
+    limited.litellm_response_headers = httpx.Headers({"retry-after": "7"})
+    assert retry_after_of(limited) == 7.0
+    assert retry_after_of(made(MidStreamFallbackError, original_exception=limited)) == 7.0
+    assert retry_after_of(RouterRateLimitError("m", 5.0, False, [])) == 5.0
+
+
+SPENT, OPEN = RateLimited("r", "u", 2.5), CircuitOpen("a", 30.0)
+OURS = [
+    (SPENT, litellm.RateLimitError, "3"),
+    (OPEN, litellm.ServiceUnavailableError, "30"),
+    (Refused("no"), litellm.ServiceUnavailableError, None),
+    (Refused("soon", 0.0), litellm.ServiceUnavailableError, "1"),
+    (NoTarget({"a": SPENT, "b": SPENT}), litellm.RateLimitError, "3"),
+    (NoTarget({"a": SPENT, "b": OPEN}), litellm.ServiceUnavailableError, "3"),
+    (NoTarget({}), litellm.ServiceUnavailableError, None),
+    (TimedOut("slow"), litellm.Timeout, None),
+    (EmptyAnswer("empty"), litellm.InternalServerError, None),
+    (ForeignCancel("cancelled"), litellm.APIConnectionError, None),
+    (UpstreamLost("lost"), litellm.APIConnectionError, None),
+]
+
+
+@pytest.mark.parametrize(("error", "base", "retry_after"), OURS, ids=lambda value: type(value).__name__)
+def test_ours_are_theirs_too(error, base, retry_after):
+    """Each of our errors is raised as its own class and as LiteLLM's, with all its data, and how long to wait."""
+    raised = as_litellm(error, "gpt")
+    assert isinstance(raised, base)
+    assert isinstance(raised, type(error))
+    assert raised.args == error.args
+    assert {name: getattr(raised, name) for name in vars(error)} == vars(error)
+    assert str(error) in str(raised)
+    assert raised.model == "gpt"
+    assert raised.headers == ({} if retry_after is None else {"retry-after": retry_after})
+    assert raised.headers is not as_litellm(error, "gpt").headers
+    assert raised.num_retries == (0 if isinstance(error, Refused) else None)
+
+
+def test_once_is_enough():
+    """What is LiteLLM's already stays as it is."""
+    raised = as_litellm(SPENT, "gpt")
+    assert as_litellm(raised, "gpt") is raised

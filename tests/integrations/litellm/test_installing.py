@@ -1,0 +1,182 @@
+"""One line for all of LiteLLM: idempotent, reversible, and beside whoever else has wrapped it."""
+
+from __future__ import annotations
+
+import gc
+from functools import wraps
+
+import litellm
+import pytest
+from llmkit_litellm import LLMKitRouter, install, uninstall
+
+from llmkit_plugins import ConfigError, LLMKit
+from llmkit_plugins.testing import Recorder
+
+OK = {"request": 1, "attempt": 1, "attempt ok": 1, "request ok": 1}
+PROMPT = [{"role": "user", "content": "hi there"}]
+
+
+def patched():
+    """All that ``install`` replaces, as it is now."""
+    return [
+        litellm.completion,
+        litellm.acompletion,
+        litellm.Router.completion,
+        litellm.Router.acompletion,
+        litellm.Router._get_routing_context,
+    ]
+
+
+@pytest.fixture
+def original():
+    """The same as LiteLLM brought it: nobody holds a seam."""
+    gc.collect()
+    return patched()
+
+
+def test_uninstall_undoes_install(kit, original):
+    """Everything that was replaced is put back, the very same objects."""
+    install(kit)
+    assert all(now is not before for now, before in zip(patched(), original, strict=True))
+    uninstall()
+    assert all(now is before for now, before in zip(patched(), original, strict=True))
+    uninstall()
+
+
+async def test_installing_twice_is_installing_once(kit, enter, ask, heard, original):
+    """The second time changes nothing, and one ``uninstall`` undoes both."""
+    entrance = enter("sdk")
+    install(kit)
+    await ask("async", entrance)
+    assert heard() == OK
+    uninstall()
+    assert patched() == original
+
+
+def test_another_kit(kit):
+    """A second kit is refused, and told what to do."""
+    install(kit)
+    with pytest.raises(ConfigError, match="another kit is installed"):
+        install(LLMKit())
+
+
+async def test_after_uninstall_nothing_is_heard(enter, ask, recorder):
+    """LiteLLM is as it was, for Routers made meanwhile too."""
+    sdk, routed = enter("sdk"), enter("installed")
+    uninstall()
+    for entrance in (sdk, routed):
+        assert await ask("async", entrance)
+    assert not recorder.counts
+
+
+async def test_routers_that_exist_already(kit, ask, deployment, first, settings, heard):
+    """A Router that was made before is covered too."""
+    router = litellm.Router(model_list=[deployment("a", first)], **settings)
+    install(kit)
+    await router.acompletion("group", PROMPT)
+    assert heard() == OK
+
+
+async def test_a_subclass_of_the_router(kit, deployment, first, settings, heard):
+    """A Router of the user's own that overrides a method is covered."""
+
+    class Mine(litellm.Router):
+        async def acompletion(self, *args, **kwargs):
+            return await super().acompletion(*args, **kwargs)
+
+    install(kit)
+    await Mine(model_list=[deployment("a", first)], **settings).acompletion("group", PROMPT)
+    assert heard() == OK
+
+
+async def test_a_router_with_a_kit_of_its_own(kit, enter, ask, heard, deployment, first, settings):
+    """Where another kit is installed, an ``LLMKitRouter`` goes through its own, once."""
+    other = Recorder()
+    with LLMKit([other]) as installed:
+        entrance = enter("router")
+        install(installed)
+        await ask("async", entrance)
+        assert heard() == OK
+        assert not other.counts
+
+
+async def test_an_llmkit_router_replaces_nothing_that_others_notice(enter, ask, recorder, original):
+    """Calls beside an ``LLMKitRouter`` are none of its business, and when it goes nothing is left of it."""
+    entrance, sdk = enter("router"), enter("sdk")
+    uninstall()
+    await ask("async", sdk)
+    assert not recorder.counts
+    del entrance, sdk
+    gc.collect()
+    assert patched() == original
+
+
+async def test_somebody_elses_patch_on_top(kit, enter, ask, heard, monkeypatch):
+    """Another library's wrapper over ours stays when we go, and ours is not put on twice when we come back."""
+    entrance = enter("sdk")
+    ours, seen = litellm.acompletion, []
+
+    @wraps(ours)
+    async def theirs(*args, **kwargs):
+        seen.append(kwargs["model"])
+        return await ours(*args, **kwargs)
+
+    monkeypatch.setattr(litellm, "acompletion", theirs)
+    uninstall()
+    await ask("async", entrance)
+    assert heard() == {}
+    install(kit)
+    assert litellm.acompletion is theirs
+    await ask("async", entrance)
+    assert heard() == OK
+    assert len(seen) == 2
+
+
+async def test_a_call_from_a_callback(kit, enter, ask, heard):
+    """A call that a user's callback makes in the background is a call of its own."""
+
+    class Judge(litellm.integrations.custom_logger.CustomLogger):
+        verdict = None
+
+        async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
+            if self.verdict is None:
+                self.verdict = ""
+                self.verdict = await ask("async", entrance)
+
+    judge = Judge()
+    litellm.callbacks.append(judge)
+    entrance = enter("sdk")
+    await ask("async", entrance)
+    await _until(lambda: judge.verdict)
+    assert heard() == {"request": 2, "attempt": 2, "attempt ok": 2, "request ok": 2}
+
+
+async def test_a_provider_of_the_users_that_calls_another(kit, enter, ask, heard, monkeypatch):
+    """What LiteLLM itself calls while it answers is a part of that call."""
+    entrance = enter("sdk")
+
+    class Relay(litellm.CustomLLM):
+        async def acompletion(self, *args, **kwargs):
+            return await entrance.acompletion()
+
+    monkeypatch.setattr(litellm, "custom_provider_map", [{"provider": "relay", "custom_handler": Relay()}])
+    litellm.utils.custom_llm_setup()
+    answer = await litellm.acompletion("relay/anything", PROMPT)
+    assert answer.choices[0].message.content == "one two three"
+    assert heard() == OK
+
+
+async def test_llmkit_router_needs_a_kit(deployment, first):
+    """The kit is not optional."""
+    with pytest.raises(TypeError, match="kit"):
+        LLMKitRouter(model_list=[deployment("a", first)])
+
+
+async def _until(holds):
+    import asyncio
+
+    for _ in range(500):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError
