@@ -70,7 +70,7 @@ __all__ = [
     "hookimpl",
 ]
 
-# Imported when first asked for: who uses one plugin does not load the others, nor pydantic and prometheus-client for none.
+# Imported when first asked for: who uses one plugin does not load what the others need.
 _ON_DEMAND = {
     "plugins.circuit_breaker": ("CircuitBreaker", "CircuitBreakerPlugin"),
     "plugins.observability": ("Observability", "ObservabilityPlugin"),

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from inspect import GEN_CLOSED, getgeneratorstate
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from llmkit_plugins.call import Attempt, Call, Response
+from llmkit_plugins.engine.bounds import Until, affordable, allow, patience, within
 from llmkit_plugins.engine.lifecycle import Deliver, Flow, Join, Relay
 from llmkit_plugins.engine.sharing import AsyncSeat
-from llmkit_plugins.errors import EmptyAnswer, ForeignCancel, Refused, TimedOut
+from llmkit_plugins.engine.sources import Paced, aclose, aopen_stream, close, open_stream
+from llmkit_plugins.errors import ForeignCancel, Refused
 from llmkit_plugins.steps import Ask, Wait
 
 if TYPE_CHECKING:
     from llmkit_plugins.backend import Backend
     from llmkit_plugins.engine.plan import Plan
-
-T = TypeVar("T")
-
-
-class Until(Protocol):
-    """Whoever has the deadline: the call, or where several share an upstream, their flight."""
-
-    @property
-    def deadline(self) -> float | None: ...
-
 
 Resume = Callable[[Any], Any]
 
@@ -170,8 +162,8 @@ def perform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -
     kind = type(step)
     if kind is Attempt or kind is Call:
         attempt = step if kind is Attempt else None
-        _allow(attempt, call, plan, until)
-        return _open(call, attempt, backend) if call.stream else backend.send(call, attempt)
+        allow(attempt, call, plan, until)
+        return open_stream(call, attempt, backend) if call.stream else backend.send(call, attempt)
     if kind is Wait:
         return plan.sleep(affordable(step, plan, until.deadline))
     if kind is Ask:
@@ -191,14 +183,14 @@ async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: U
     kind = type(step)
     if kind is Attempt or kind is Call:
         attempt = step if kind is Attempt else None
-        left = _allow(attempt, call, plan, until)
+        left = allow(attempt, call, plan, until)
         if not call.stream:
             sending = backend.asend(call, attempt)
             return await (sending if left is None else within(left, sending))
         if left is None:
-            return await _aopen(call, attempt, backend)
-        relay = await within(left, _aopen(call, attempt, backend))
-        relay.source = _Paced(relay.source, partial(_patience, attempt, call, plan, until))
+            return await aopen_stream(call, attempt, backend)
+        relay = await within(left, aopen_stream(call, attempt, backend))
+        relay.source = Paced(relay.source, partial(patience, attempt, call, plan, until))
         return relay
     if kind is Wait:
         return await asyncio.sleep(affordable(step, plan, until.deadline))
@@ -219,94 +211,6 @@ def _deliver(response: Response, backend: Backend) -> bool:
     if response.raw is not None:
         response.raw = backend.copy(response.raw)
     return True
-
-
-def _allow(attempt: Attempt | None, call: Call, plan: Plan, until: Until) -> float | None:
-    """How long what is sent now may take; *attempt* keeps it for its backend."""
-    if call.timeout_seconds is None and until.deadline is None:
-        return None
-    left = _patience(attempt, call, plan, until)
-    if left == 0.0:
-        raise Refused("the call's deadline has passed")
-    if attempt is not None:
-        attempt.timeout_seconds = left
-    return left
-
-
-def _patience(attempt: Attempt | None, call: Call, plan: Plan, until: Until) -> float | None:
-    """How long *attempt* may take from now; where the framework makes the attempts, how long the whole call may."""
-    timeout = None if attempt is None else call.timeout_seconds
-    if until.deadline is None:
-        return timeout
-    left = max(0.0, until.deadline - plan.clock())
-    return left if timeout is None else min(left, timeout)
-
-
-def affordable(wait: Wait, plan: Plan, deadline: float | None) -> float:
-    """How long to sleep; a wait that would outlast the call's deadline, or everything, is refused."""
-    seconds = max(0.0, wait.seconds)
-    if not seconds < float("inf"):
-        raise Refused("a plugin would wait for ever")
-    if deadline is not None and plan.clock() + seconds > deadline:
-        raise Refused(f"waiting {seconds:.3g} s would outlast the call's deadline", seconds)
-    return seconds
-
-
-async def within(seconds: float, awaitable: Awaitable[T]) -> T:
-    """What *awaitable* returns, or ``TimedOut``."""
-    try:
-        async with asyncio.timeout(seconds) as scope:
-            return await awaitable
-    except TimeoutError:
-        if scope.expired():
-            raise TimedOut(f"the provider said nothing for {seconds:.3g} s") from None
-        raise
-
-
-class _Paced:
-    """*source*, each next chunk within the time that is left."""
-
-    __slots__ = ("left", "source")
-
-    def __init__(self, source: Any, left: Callable[[], float | None]) -> None:
-        self.source, self.left = source, left
-
-    def __aiter__(self) -> _Paced:
-        return self
-
-    async def __anext__(self) -> Any:
-        left = self.left()
-        return await (anext(self.source) if left is None else within(left, anext(self.source)))
-
-    async def aclose(self) -> None:
-        await aclose(self.source)
-
-
-def _open(call: Call, attempt: Attempt | None, backend: Backend) -> Relay:
-    """Open a stream and read up to the first chunk that says something: until there failover is invisible."""
-    source, head = iter(backend.stream(call, attempt)), []
-    try:
-        for chunk in source:
-            head.append(chunk)
-            if backend.says(chunk):
-                return Relay(head, source, attempt)
-        raise EmptyAnswer("the stream ended before it said anything")
-    except BaseException:
-        close(source)
-        raise
-
-
-async def _aopen(call: Call, attempt: Attempt | None, backend: Backend) -> Relay:
-    source, head = aiter(backend.astream(call, attempt)), []
-    try:
-        async for chunk in source:
-            head.append(chunk)
-            if backend.says(chunk):
-                return Relay(head, source, attempt)
-        raise EmptyAnswer("the stream ended before it said anything")
-    except BaseException:
-        await aclose(source)
-        raise
 
 
 def thrower(flow: Flow, error: BaseException) -> Callable[[Any], Any]:
@@ -343,17 +247,3 @@ def _once(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) ->
 
 async def _aonce(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> AsyncIterator[Any]:
     yield await arun(flow, call, backend, plan, until)
-
-
-def close(source: Any) -> None:
-    """Close *source* if it can be. It has said what it had to: a failure to close changes nothing."""
-    if (closes := getattr(source, "close", None)) is not None:
-        with suppress(Exception):
-            closes()
-
-
-async def aclose(source: Any) -> None:
-    """Close the async *source* if it can be."""
-    if (closes := getattr(source, "aclose", None)) is not None:
-        with suppress(Exception):
-            await closes()

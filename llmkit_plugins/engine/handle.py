@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit_plugins.call import Attempt, Call
 from llmkit_plugins.clock import Clock
-from llmkit_plugins.engine.drivers import affordable, thrower, whose
+from llmkit_plugins.engine.bounds import affordable
+from llmkit_plugins.engine.drivers import thrower, whose
 from llmkit_plugins.engine.lifecycle import Deliver, Flow, Join, Relay
 from llmkit_plugins.errors import Refused
 from llmkit_plugins.steps import Ask, Wait

@@ -6,15 +6,13 @@ A step that fails is thrown in. A caller who goes away is a ``BaseException`` th
 
 from __future__ import annotations
 
-import gc
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from threading import get_ident
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from llmkit_plugins.call import Attempt, Call, Outcome, Response, Target
+from llmkit_plugins.engine.telling import settle, tell
 from llmkit_plugins.errors import (
     FAILOVER_KINDS,
     ErrorKind,
@@ -279,47 +277,3 @@ def _sole(dropped: dict[str, str | Refused]) -> Refused:
 def outcome_of(error: BaseException) -> Outcome:
     """Cancelled is not failed: only an ``Exception`` speaks of the call."""
     return "refused" if isinstance(error, Refused) else "error" if isinstance(error, Exception) else "cancelled"
-
-
-def tell(plan: Plan, hooks: tuple[Hook, ...], heard: int, call: Call, story: Any) -> None:
-    """Tell each plugin that was asked how it ended; no bug and no Ctrl-C inside one keeps it from the others."""
-    if _collecting and get_ident() in _collecting:
-        _late_ends.append((plan, hooks, heard, call, story))
-        return
-    raised: BaseException | None = None
-    for need, hook, who, _ in hooks:
-        if need <= heard:
-            try:
-                hook(call, story)
-            except Exception as bug:
-                raised = bug if plan.bugs.report(who, bug) else raised
-            except BaseException as gone:
-                raised = gone
-    if raised is not None:
-        try:
-            raise raised
-        finally:
-            del raised
-
-
-# An end brought about by the garbage collector is told later: a hook of this very thread may be holding a lock right
-# now.
-_late_ends: deque[tuple[Plan, tuple[Hook, ...], int, Call, Any]] = deque()
-_collecting: set[int] = set()
-
-
-def _watch_collector(phase: str, _: object) -> None:
-    (_collecting.add if phase == "start" else _collecting.discard)(get_ident())
-
-
-gc.callbacks.append(_watch_collector)
-
-
-def settle() -> None:
-    """Tell the ends that the garbage collector brought about; threads may do so at once."""
-    while _late_ends and get_ident() not in _collecting:
-        try:
-            late = _late_ends.popleft()
-        except IndexError:  # another thread took the last one
-            return
-        tell(*late)

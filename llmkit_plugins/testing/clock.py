@@ -47,6 +47,10 @@ class _ManualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.now
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002
+        """Wait for the threads: a timeout would be over at once, they do not know this clock."""
+        await super().shutdown_default_executor()
+
 
 class _ManualSelector(selectors.DefaultSelector):
     """Where a selector would block until a timer is due, it moves the clock there."""

@@ -14,7 +14,7 @@ class Recorder:
     """Counts what begins and how it ends; what began and has not ended is ``open``, and must be empty in the end.
 
     ``counts`` has ``request``, ``attempt``, and for each outcome ``request ok``, ``request shared``,
-    ``attempt cancelled`` …; ``errors`` has what callers were told.
+    ``attempt cancelled`` …; ``errors`` the types of what callers were told.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Recorder:
         self.open: Counter[Hashable] = Counter()
         self.calls: list[Call] = []
         self.attempts: list[Attempt] = []
-        self.errors: list[BaseException] = []
+        self.errors: list[type[BaseException]] = []
         self._lock = RLock()
 
     def _begin(self, what: str, key: Hashable) -> None:
@@ -64,5 +64,5 @@ class Recorder:
 
     @hookimpl
     def llmkit_error(self, call: Call, error: BaseException) -> None:
-        self.errors.append(error)
+        self.errors.append(type(error))  # the error itself would keep the frames of whoever called
         self._end(f"request {call.outcome}", call.id)

@@ -10,6 +10,8 @@ import pytest
 from llmkit_plugins import Call
 from llmkit_plugins.testing import Last, Pause
 
+pytestmark = pytest.mark.usefixtures("collector")
+
 CANCELLED = {"request": 1, "attempt": 1, "attempt cancelled": 1, "request cancelled": 1}
 
 

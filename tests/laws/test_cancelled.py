@@ -11,6 +11,8 @@ import pytest
 from llmkit_plugins import Ask, Call, Refused, Wait
 from llmkit_plugins.testing import CancelAt, Failure, Pause
 
+pytestmark = pytest.mark.usefixtures("collector")
+
 SCRIPTS = {
     "answered": {},
     "failed over": {"a": ["", Failure("server")]},

@@ -24,7 +24,7 @@ from llmkit_plugins import (
     TimedOut,
     UpstreamLost,
 )
-from llmkit_plugins.engine import lifecycle, plan
+from llmkit_plugins.engine import plan, telling
 from llmkit_plugins.testing import Failure, ManualClock, Pause, ScriptedBackend, adrive, drive
 
 
@@ -34,7 +34,6 @@ class Prompt:
 
 @pytest.fixture
 def collector_off():
-    gc.collect()
     gc.disable()
     yield
     gc.enable()
@@ -127,6 +126,8 @@ def test_a_cancelled_task_leaves_no_cycle(sharing, mode, collector_off):
                 else:
                     async for _ in kit.astream(call, backend):
                         pass
+        del call
+        await asyncio.sleep(1.0)  # the upstream ends; at the end of the loop it would be in a cycle with that
 
     clock.run(scenario(Call(prompt)))
     del prompt
@@ -203,12 +204,12 @@ def test_two_threads_tell_late_ends(monkeypatch, plugin, collector_off):
             return late
 
     raced, told = [], []
-    monkeypatch.setattr(lifecycle, "_late_ends", Raced())
+    monkeypatch.setattr(telling, "_late_ends", Raced())
     kit = LLMKit([plugin(error=lambda call: told.append(call))], [Target("a", "p", "m")])
     backend = ScriptedBackend()
     abandon(kit, backend)
     gc.collect()
-    lifecycle.settle()
+    telling.settle()
     assert len(raced) == 1
     assert not told
 
@@ -221,7 +222,7 @@ def test_many_threads_tell_late_ends(plugin, in_threads):
     for _ in range(100):
         abandon(kit, backend)
     gc.collect()
-    assert in_threads(*[lifecycle.settle] * 4) == [None] * 4
+    assert in_threads(*[telling.settle] * 4) == [None] * 4
     assert len(told) == len(set(told)) == 100
 
 

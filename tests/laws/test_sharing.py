@@ -12,6 +12,8 @@ import pytest
 from llmkit_plugins import Ask, Call, Refused, Target, TimedOut, UpstreamLost
 from llmkit_plugins.testing import Failure, Last, Pause
 
+pytestmark = pytest.mark.usefixtures("collector")
+
 SLOWLY = [Pause(1.0), "a", Pause(1.0), "b", Pause(1.0), Last("c")]
 
 

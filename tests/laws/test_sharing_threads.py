@@ -11,6 +11,8 @@ import pytest
 from llmkit_plugins import Ask, Call, LLMKit, Refused, Target, TimedOut, UpstreamLost, Wait
 from llmkit_plugins.testing import Failure, Pause, ScriptedBackend, drive
 
+pytestmark = pytest.mark.usefixtures("collector")
+
 LETTERS = "abcdefghijklmnopqrst"
 
 
@@ -39,6 +41,17 @@ def test_one_reader_after_the_other(scene, share):
     assert [next(first), next(second), next(second), next(first)] == ["x", "x", "y", "y"]
     assert (list(second), list(first)) == (["z"], ["z"])
     assert stage.backend.sent == {"a": 1}
+
+
+def test_what_is_not_shared(scene, share):
+    """A whole answer does not come from a stream that is under way, nor from that of another key."""
+    stage = scene(share())
+    stream = stage.kit.stream(Call("hi"), stage.backend)
+    assert next(stream) == "a"
+    assert stage.kit.call(Call("hi"), stage.backend).raw == "abc"
+    assert "".join(stage.kit.stream(Call("hi", tenant="t"), stage.backend)) == "abc"
+    assert list(stream) == ["b", "c"]
+    assert stage.backend.sent == {"a": 3}
 
 
 def test_a_reader_that_dawdles_holds_up_nobody(scene, share, in_threads):

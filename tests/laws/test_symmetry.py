@@ -9,6 +9,8 @@ import pytest
 from llmkit_plugins import Answer, Call, NoTarget, RateLimited, Response, Target, hookimpl
 from llmkit_plugins.testing import Failure
 
+pytestmark = pytest.mark.usefixtures("collector")
+
 OK = {"request": 1, "attempt": 1, "attempt ok": 1, "request ok": 1}
 
 
@@ -95,7 +97,7 @@ def test_a_failure(scene, sharing, mode):
         stage.drive(mode)
     assert caught.value.kind == "overloaded"
     assert stage.counts == {"request": 1, "attempt": 2, "attempt error": 2, "request error": 1}
-    assert stage.first.errors == [caught.value]
+    assert stage.first.errors == [Failure]
 
 
 def test_a_plugin_with_post_hooks_only_hears_every_call(scene, plugin, mode):

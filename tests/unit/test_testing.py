@@ -270,6 +270,7 @@ def test_cancelling_needs_a_task():
 
 def test_every_public_name_is_there():
     """What the kit promises can be imported; what it does not, cannot."""
+    pytest.importorskip("aiohttp")
     for name in llmkit_plugins.testing.__all__:
         assert getattr(llmkit_plugins.testing, name)
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):

@@ -264,6 +264,24 @@ def test_blocks_in_generators_may_end_out_of_order(make):
     assert breaker.health().request_count == 3
 
 
+def test_blocks_of_two_breakers_may_cross(make, clock):
+    """Generators that hold blocks of two breakers, and end in the order they began, are timed each for itself."""
+
+    def guarded(breaker):
+        with breaker:
+            yield
+
+    first, second = make(), make()
+    generators = [guarded(first), guarded(second)]
+    for generator in generators:
+        next(generator)
+        clock.advance(1.0)
+    for generator in generators:
+        next(generator, None)
+        clock.advance(1.0)
+    assert first.health().mean_latency_ms == second.health().mean_latency_ms == pytest.approx(2000.0)
+
+
 def test_a_block_that_ends_elsewhere_is_no_error(in_state, in_threads, clock):
     """A block that another thread closes is not recorded there, and its place comes back by its lease."""
 

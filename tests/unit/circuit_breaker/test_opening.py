@@ -199,6 +199,19 @@ def test_a_stream_that_began_slowly_is_slow_once(make):
     assert breaker.state is State.OPEN
 
 
+def test_slow_streams_under_way_are_no_rate_above_one(make):
+    """However many slow streams have begun for each that has ended, the rate that is told is one."""
+    breaker = make(slow_call_seconds=1.0, learning_calls=1000)
+    reason = reason_of(breaker)
+    for _ in range(200):
+        breaker.record_first_chunk(1.5)
+    for _ in range(20):
+        breaker.record_stream_end(9.0)
+    breaker.record_first_chunk(1.5)
+    assert reason().statistic == "slow_call_rate"
+    assert reason().value < 1.0
+
+
 def test_a_time_out_is_a_failure_and_slow(make, healthy):
     """One time-out after a hundred quick answers is an anomaly of latency too."""
     breaker = make(z_score=2.0)

@@ -181,9 +181,10 @@ def test_a_probe_that_breaks_off_after_its_first_chunk_opens_again(in_state):
 
 
 @pytest.mark.parametrize("bad", [False, True])
-def test_calls_from_before_the_opening_decide_nothing(make, clock, bad):
+def test_calls_from_before_the_opening_decide_nothing(make, healthy, clock, bad):
     """Answers to calls that were under way when the circuit opened neither close it nor open it again."""
     breaker = make()
+    healthy(breaker)
     permits = [breaker.acquire() for _ in range(20)]
     trip(breaker)
     clock.advance(60.0)

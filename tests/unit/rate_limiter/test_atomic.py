@@ -68,7 +68,8 @@ def test_every_method_that_writes_the_state_is_named_as_atomic():
     writers = {
         name
         for name, method in vars(TokenBucket).items()
-        if callable(method) and any(i.opname == "STORE_ATTR" and i.argval == "full_at" for i in dis.get_instructions(method))
+        if callable(method)
+        and any(i.opname == "STORE_ATTR" and i.argval == "full_at" for i in dis.get_instructions(method))
     }
     assert writers - {"__init__"} == set(TokenBucket.ATOMIC)
 

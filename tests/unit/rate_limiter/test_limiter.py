@@ -74,6 +74,18 @@ def test_several_keys_count_each_combination(clock):
     assert [limiter.check_and_consume(model=model, user=user) for model, user in pairs] == [True, True, True, False]
 
 
+@pytest.mark.parametrize("key", ["provider", "model", "user", "tenant", "target"])
+def test_each_fact_is_counted_under_its_own_name(clock, key):
+    """A limit per any one fact tells its values apart, and does not mind the other facts."""
+    limiter = RateLimiter([Limit(requests="1/s", per=(key,))], clock=clock)
+    facts = {"provider": "p", "model": "m", "user": "u", "tenant": "t", "target": "x"}
+    assert [limiter.check_and_consume(**{**facts, key: value}) for value in "abab"] == [True, True, False, False]
+    others = dict.fromkeys(facts, "other") | {key: "a"}
+    assert not limiter.check_and_consume(**others)
+    assert limiter.acquire(**dict.fromkeys(facts, "new"))
+    assert not limiter.check_and_consume(**dict.fromkeys(facts, "new"))
+
+
 def test_metadata_can_be_a_key(clock):
     """Any metadata key can be limited by."""
     limiter = RateLimiter([Limit(requests="1/s", per=("metadata.team",))], clock=clock)

@@ -44,7 +44,9 @@ def test_less_than_a_dollar_is_a_budget(clock):
     assert Limit(cost="0.5 USD/day").rates()["cost"].burst == 0.5
 
 
-@pytest.mark.parametrize("text", ["", "100", "100/", "/s", "100/x", "-1/s", "0/s", "1/0s", "1__0/s", "1.2.3/s", "5 EUR/day", 100])
+@pytest.mark.parametrize(
+    "text", ["", "100", "100/", "/s", "100/x", "-1/s", "0/s", "1/0s", "1__0/s", "1.2.3/s", "5 EUR/day", 100]
+)
 def test_what_is_no_rate_is_an_error(text):
     """What cannot be read names the setting and shows what would be right."""
     with pytest.raises(ConfigError, match=r"is not a rate .*100/s") as caught:
@@ -123,7 +125,7 @@ def test_under_which_key_a_call_is_counted(limit, key):
 
 
 def test_titles_say_what_they_limit():
-    """Without a name a limit is called what it says; with one, by it, and by what it counts where that is several things."""
+    """A limit is called what it says, or by its name, with what it counts where that is several things."""
     limit = Limit(requests="60/min", tokens="90_000/min", per=("user", "model"))
     assert limit.title("requests") == "requests 60/min per user and model"
     assert limit.title("tokens") == "tokens 90_000/min per user and model"

@@ -161,6 +161,9 @@ def test_who_waits_in_vain_for_a_permit_is_refused(clock):
     assert clock() == pytest.approx(1003)
     assert caught.value.limit == "slots"
     assert limiter.stats()["slots"].refused == 1
+    with pytest.raises(RateLimited) as again:
+        pass_time_until(clock, limiter.acquire())
+    assert again.value.retry_after == caught.value.retry_after, "how long it waited says nothing of how long calls take"
     running.release()
     assert limiter.acquire().wait == 0
 
@@ -173,8 +176,9 @@ def test_a_waiter_that_vanished_does_not_block_the_line(clock):
     clock.advance(2)
     patient = limiter.acquire()
     running.release()
-    clock.advance(2.9)
+    clock.advance(1.9)
     assert patient.wait > 0
+    clock.advance(0.2)
     assert patient.wait == 0
 
 
@@ -186,6 +190,17 @@ def test_a_runner_that_vanished_does_not_block_the_line(clock):
     assert 1 <= pass_time_until(clock, waiter) <= 1.5
     clock.advance(0.5)
     assert limiter.acquire().wait > 0
+
+
+def test_a_lease_begins_when_the_turn_has_come(clock):
+    """Who waited for its permit has it as long as who did not, and no longer."""
+    limiter = waiting(clock, Limit(concurrency=1), lease_seconds=20, max_wait_seconds=100)
+    running, second = limiter.acquire(), limiter.acquire()
+    clock.advance(10)
+    running.release()
+    assert second.wait == 0
+    third = limiter.acquire()
+    assert pass_time_until(clock, third) == pytest.approx(20, abs=LOOK_AGAIN_SECONDS)
 
 
 def test_closed_naps_give_the_place_back(clock):

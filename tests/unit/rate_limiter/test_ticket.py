@@ -112,7 +112,9 @@ def test_the_estimate_of_a_call(clock):
     limiter = RateLimiter([Limit(tokens="10_000/min", per=("user",))], clock=clock)
     messages = [{"role": "user", "content": "x" * 4000}]
     ticket = limiter.request(Call(messages=messages, params={"max_tokens": 50}, user="ann"))
-    assert ticket.amounts == pytest.approx({"input_tokens": 1001, "output_tokens": 50, "tokens": 1051, "cost": 0}, abs=1)
+    assert ticket.amounts == pytest.approx(
+        {"input_tokens": 1001, "output_tokens": 50, "tokens": 1051, "cost": 0}, abs=1
+    )
     assert limiter.request(Call(messages=messages, user="ann")).amounts["output_tokens"] == pytest.approx(256)
 
 

@@ -1,0 +1,75 @@
+"""The stream of an attempt: opened up to its first word, paced, and closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from llmkit_plugins.call import Attempt, Call
+from llmkit_plugins.engine.bounds import within
+from llmkit_plugins.engine.lifecycle import Relay
+from llmkit_plugins.errors import EmptyAnswer
+
+if TYPE_CHECKING:
+    from llmkit_plugins.backend import Backend
+
+
+def open_stream(call: Call, attempt: Attempt | None, backend: Backend) -> Relay:
+    """Open a stream and read up to the first chunk that says something: until there failover is invisible."""
+    source, head = iter(backend.stream(call, attempt)), []
+    try:
+        for chunk in source:
+            head.append(chunk)
+            if backend.says(chunk):
+                return Relay(head, source, attempt)
+        raise EmptyAnswer("the stream ended before it said anything")
+    except BaseException:
+        close(source)
+        raise
+
+
+async def aopen_stream(call: Call, attempt: Attempt | None, backend: Backend) -> Relay:
+    source, head = aiter(backend.astream(call, attempt)), []
+    try:
+        async for chunk in source:
+            head.append(chunk)
+            if backend.says(chunk):
+                return Relay(head, source, attempt)
+        raise EmptyAnswer("the stream ended before it said anything")
+    except BaseException:
+        await aclose(source)
+        raise
+
+
+class Paced:
+    """*source*, each next chunk within the time that is left."""
+
+    __slots__ = ("left", "source")
+
+    def __init__(self, source: Any, left: Callable[[], float | None]) -> None:
+        self.source, self.left = source, left
+
+    def __aiter__(self) -> Paced:
+        return self
+
+    async def __anext__(self) -> Any:
+        left = self.left()
+        return await (anext(self.source) if left is None else within(left, anext(self.source)))
+
+    async def aclose(self) -> None:
+        await aclose(self.source)
+
+
+def close(source: Any) -> None:
+    """Close *source* if it can be. It has said what it had to: a failure to close changes nothing."""
+    if (closes := getattr(source, "close", None)) is not None:
+        with suppress(Exception):
+            closes()
+
+
+async def aclose(source: Any) -> None:
+    """Close the async *source* if it can be."""
+    if (closes := getattr(source, "aclose", None)) is not None:
+        with suppress(Exception):
+            await closes()

@@ -1,0 +1,64 @@
+"""How long a prompt is and how long an answer may be, whatever form the framework gave them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llmkit_plugins.call import Call
+
+MEDIA_CHARS = 3000
+"""What an image or a sound counts for: about 750 tokens."""
+
+MEASURED = "prompt_chars"
+"""Where in ``call.state`` the characters of its prompt are, once somebody has counted them."""
+
+_MAX_DEPTH = 8
+
+
+def prompt_chars(messages: Any, depth: int = _MAX_DEPTH) -> int:
+    """The characters of *messages* in any framework's form: text, mappings, sequences, objects with ``content``.
+
+    Images and sounds count as :data:`MEDIA_CHARS` each, whatever the length of their encoding.
+    """
+    if isinstance(messages, str):
+        return MEDIA_CHARS if messages.startswith("data:") else len(messages)
+    if depth == 0 or messages is None:
+        return 0
+    if isinstance(messages, Mapping):
+        if "data" in messages:
+            return MEDIA_CHARS
+        return sum([prompt_chars(value, depth - 1) for value in messages.values()])
+    if isinstance(messages, list | tuple):
+        return sum([prompt_chars(value, depth - 1) for value in messages])
+    return prompt_chars(getattr(messages, "content", None), depth - 1)
+
+
+def measured_prompt(call: Call) -> int:
+    """The characters of the prompt of *call*, its tools included; measured once, whoever asks."""
+    chars: int | None = call.state.get(MEASURED)
+    if chars is None:
+        chars = call.state[MEASURED] = prompt_chars(call.messages) + prompt_chars(call.params.get("tools"))
+    return chars
+
+
+def prompt_texts(messages: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
+    """The texts that *messages* consist of, in order, roles and encoded media included."""
+    if isinstance(messages, str):
+        yield messages
+    elif depth and messages is not None:
+        if isinstance(messages, Mapping):
+            parts = messages.values()
+        else:
+            parts = messages if isinstance(messages, list | tuple) else [getattr(messages, "content", None)]
+        for part in parts:
+            yield from prompt_texts(part, depth - 1)
+
+
+def max_output_tokens(params: Mapping[str, Any]) -> float | None:
+    """The bound on the answer that *params* set, by any of its usual names."""
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        bound = params.get(name)
+        if isinstance(bound, int | float):
+            return float(bound)
+    return None

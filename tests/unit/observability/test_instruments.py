@@ -1,0 +1,96 @@
+"""The counters and histograms: what they add up to, who else is told, how many labels there can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from llmkit_plugins.plugins.observability.instruments import OVERFLOW, Bounded, Exemplar, Family, Histogram, Sum
+from llmkit_plugins.plugins.observability.metrics import Metrics
+from llmkit_plugins.plugins.rate_limiter.atomic import guarded
+
+
+def test_a_sum_adds_and_is_set():
+    """A counter is what was added; a gauge may be set."""
+    total = Sum()
+    total.add()
+    total.add(2.5)
+    assert total.value == 3.5
+    total.set(1.0)
+    assert total.value == 1.0
+
+
+@pytest.mark.parametrize(("value", "bucket"), [(0.0, 0), (1.0, 0), (1.001, 1), (2.0, 1), (9.0, 2)])
+def test_a_value_falls_into_the_first_bucket_that_holds_it(value, bucket):
+    """A bound belongs to its bucket; beyond the last there is one more."""
+    histogram = Histogram((1.0, 2.0))
+    histogram.observe(value)
+    assert histogram.counts == [int(place == bucket) for place in range(3)]
+    assert histogram.total == value
+
+
+def test_a_bucket_remembers_its_last_trace():
+    """An exemplar is kept with its value until the next one comes; a value without one leaves it."""
+    histogram = Histogram((1.0,))
+    histogram.observe(0.1, Exemplar("t1", "s1", 1.0))
+    histogram.observe(0.2, Exemplar("t2", "s2", 2.0))
+    histogram.observe(0.3)
+    assert histogram.exemplars == {0: (0.2, Exemplar("t2", "s2", 2.0))}
+
+
+@pytest.mark.parametrize("kind", ["counter", "gauge", "histogram"])
+def test_relays_are_told_of_everything_that_comes(kind):
+    """Who is added later hears what comes later, of the children there are and of those to come."""
+    family: Family = Family("name", kind, "", ("label",), (1.0,))
+    told: list[tuple[str, float]] = []
+
+    def write(label: str) -> Callable[[float], None]:
+        return family.of(label).observe if kind == "histogram" else family.of(label).add
+
+    write("old")(1.0)
+    family.relay(lambda values: lambda amount: told.append((values[0], amount)))
+    write("old")(2.0)
+    write("new")(3.0)
+    assert told == [("old", 2.0), ("new", 3.0)]
+
+
+def test_setting_a_gauge_tells_relays_the_change():
+    """Those who add up hear what to add."""
+    told: list[float] = []
+    gauge = Sum((told.append,))
+    gauge.set(1.0)
+    gauge.set(1.0)
+    gauge.set(0.0)
+    assert told == [1.0, 0.0, -1.0]
+
+
+def test_labels_beyond_the_bound_overflow():
+    """The first so many keep their names for ever; later ones share one."""
+    names = Bounded(2)
+    assert [names.admit(name) for name in "abca"] == [("a",), ("b",), (OVERFLOW,), ("a",)]
+
+
+def test_series_beyond_the_bound_share_one():
+    """However many models there are, the series do not grow past the bound and one."""
+    metrics = Metrics(max_label_sets=2)
+    series = {model: metrics.series("p", model) for model in ("m1", "m2", "m3", "m4", "m1")}
+    assert series["m3"] is series["m4"] is not series["m1"]
+    series["m4"].cost.add(1.0)
+    assert dict(metrics.request_cost.children()).keys() == {(OVERFLOW, OVERFLOW)}
+
+
+@pytest.mark.parametrize("guard", [lambda made: made, guarded], ids=["lock-free", "guarded"])
+def test_no_update_is_lost_between_threads(in_threads, guard):
+    """Four threads at once count exactly what they did."""
+    total, histogram = guard(Sum)(), guard(Histogram)((1.0, 2.0))
+
+    def work() -> None:
+        for _ in range(20_000):
+            total.add(1.0)
+            histogram.observe(1.5)
+
+    in_threads(work, work, work, work)
+    assert total.value == 80_000
+    assert histogram.counts == [0, 80_000, 0]
+    assert histogram.total == 120_000

@@ -1,0 +1,115 @@
+"""One record for each request, warnings for circuits and limits, and never what was said."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import suppress
+
+import pytest
+
+from llmkit_plugins import Call, RateLimited
+from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReached
+from llmkit_plugins.plugins.observability import JSONFormatter
+from llmkit_plugins.testing import MODES, Failure, ScriptedBackend, drive
+
+
+@pytest.fixture
+def records(caplog):
+    """The records of one logger, in order."""
+    caplog.set_level(logging.INFO, "llmkit")
+    return lambda name: [record for record in caplog.records if record.name == name]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_record_for_each_request(mode, make_kit, records, exporter):
+    """It has the ids, the target, tokens, cost, seconds and outcome."""
+    drive(make_kit(), call := Call("hi", model="gpt"), ScriptedBackend({"a": [Failure()]}), mode)
+    (record,) = records("llmkit.request")
+    assert record.getMessage() == "chat gpt: ok"
+    (request,) = [span for span in exporter.get_finished_spans() if span.parent is None]
+    assert record.llmkit == {
+        "request_id": call.id,
+        "trace_id": f"{request.context.trace_id:032x}",
+        "span_id": f"{request.context.span_id:016x}",
+        "operation": "chat",
+        "model": "gpt",
+        "outcome": "ok",
+        "error_type": None,
+        "target": "b",
+        "provider": "p2",
+        "attempts": 2,
+        "shared_with": None,
+        "input_tokens": 5,
+        "output_tokens": 3,
+        "cost_usd": pytest.approx((5 * 3.0 + 3 * 4.0) / 1e6),
+        "seconds": 0.0,
+    }
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_record_says_what_was_said(mode, make_kit, records, caplog):
+    """Neither prompt, answer, key, nor an error's text."""
+    backend = ScriptedBackend({"a": [ValueError("key sk-1234 is wrong")]}, default=["secret answer"])
+    kit = make_kit()
+    for _ in range(2):
+        with suppress(ValueError):
+            drive(kit, Call([{"role": "user", "content": "secret"}], params={"api_key": "sk-1234"}), backend, mode)
+        kit.targets = kit.targets[1:]
+    told = "\n".join(JSONFormatter().format(record) for record in records("llmkit.request"))
+    assert "ValueError" in told
+    assert "secret" not in told
+    assert "1234" not in told
+
+
+def test_no_record_is_made_that_nobody_wants(make_kit, caplog):
+    """Above INFO a request is not written down at all."""
+    caplog.set_level(logging.WARNING, "llmkit")
+    make_kit().call(Call("hi"), ScriptedBackend())
+    assert caplog.records == []
+
+
+def test_a_circuit_that_changes_is_a_warning(make_kit, records):
+    """With its target, both states and the reason."""
+    make_kit().events.publish(CircuitChanged("a", "closed", "open", "failure rate 0.8"))
+    (record,) = records("llmkit.state")
+    assert (record.levelno, record.getMessage()) == (logging.WARNING, "circuit of a: open (failure rate 0.8)")
+    assert record.llmkit == {"target": "a", "before": "closed", "after": "open", "why": "failure rate 0.8"}
+
+
+def test_a_limit_that_stays_used_up_does_not_flood(make_kit, records, clock):
+    """The first time is told, then once a minute, with how often it was in between."""
+    kit = make_kit()
+    for _ in range(100):
+        kit.events.publish(LimitReached(Call(), "per user", "refused", 1.0))
+        clock.advance(1.0)
+    assert [(record.levelno, record.llmkit["times_before"]) for record in records("llmkit.state")] == [
+        (logging.WARNING, 0),
+        (logging.WARNING, 59),
+    ]
+
+
+def test_all_circuits_open_is_a_warning(make_kit, records):
+    """With the targets, once a minute."""
+    kit = make_kit()
+    for _ in range(2):
+        kit.events.publish(CircuitsExhausted(Call(), ("a", "b")))
+    (record,) = records("llmkit.state")
+    assert record.getMessage() == "every circuit is open: a, b"
+
+
+def test_records_as_json(make_kit, records, plugin):
+    """One line, with the facts beside time, level and message; a traceback is in it."""
+
+    def refuse(call):
+        raise RateLimited("per user", "u", 1.0)
+
+    with suppress(RateLimited):
+        make_kit(plugin(pre_request=refuse)).call(Call("hi"), ScriptedBackend())
+    line = JSONFormatter().format(records("llmkit.request")[0])
+    told = json.loads(line)
+    assert "\n" not in line
+    assert (told["level"], told["logger"], told["outcome"]) == ("INFO", "llmkit.request", "refused")
+    assert (told["error_type"], told["target"], told["cost_usd"]) == ("RateLimited", None, 0)
+    error = logging.LogRecord("x", logging.ERROR, "f", 1, "broke: %s", ("it",), (ValueError, ValueError("v"), None))
+    assert json.loads(JSONFormatter().format(error))["exception"] == "ValueError: v"
