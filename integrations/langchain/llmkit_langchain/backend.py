@@ -165,11 +165,23 @@ def _block_says(block: Any) -> bool:
 
 
 def _own(generation: ChatGeneration) -> ChatGeneration:
-    """A copy nobody else has; a plain piece of text is copied less deeply, at a tenth of the cost."""
+    """A copy nobody else has; a plain piece of text has little to copy."""
     message = generation.message
-    plain = isinstance(message, AIMessageChunk) and not (
-        message.tool_call_chunks or message.additional_kwargs or message.usage_metadata
-    )
-    own = message.model_copy(deep=not (plain and isinstance(message.content, str)))
-    own.response_metadata = dict(own.response_metadata)
+    if isinstance(message, AIMessageChunk) and _is_plain(message):
+        own: BaseMessage = message.model_copy(
+            update={
+                "response_metadata": dict(message.response_metadata),
+                "additional_kwargs": {},
+                "tool_calls": [],
+                "invalid_tool_calls": [],
+                "tool_call_chunks": [],
+            }
+        )
+    else:
+        own = message.model_copy(deep=True)
     return generation.model_copy(update={"message": own})
+
+
+def _is_plain(message: AIMessageChunk) -> bool:
+    told = message.tool_call_chunks or message.additional_kwargs or message.usage_metadata
+    return isinstance(message.content, str) and not told

@@ -12,6 +12,7 @@ from uuid import UUID
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import Generation
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 
 from llmkit_plugins import Attempt, Call, Usage
 from llmkit_plugins.call import new_id
@@ -40,6 +41,40 @@ class Origin:
         return cls({**(inherited or {}), **(config.get("metadata") or {}), **(own or {})}, config.get("run_id"))
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf calls are made."""
+
+    user: str | None = None
+    tenant: str | None = None
+
+
+_caller: ContextVar[Caller] = ContextVar("llmkit_langchain_caller", default=Caller())  # noqa: B039 - it is frozen
+
+
+@contextmanager
+def calling(caller: Caller) -> Iterator[None]:
+    """Make calls inside on behalf of *caller*, where their metadata names nobody."""
+    token = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
+def caller_here() -> Caller:
+    """On whose behalf a call is made here: as the metadata of the chain says that is running, else the context."""
+    config = var_child_runnable_config.get() or {}
+    return _caller_in(config.get("metadata") or {})
+
+
+def _caller_in(metadata: Mapping[str, Any]) -> Caller:
+    known = _caller.get()
+    user = _text(metadata.get("user", metadata.get("user_id")))
+    tenant = _text(metadata.get("tenant"))
+    return Caller(known.user if user is None else user, known.tenant if tenant is None else tenant)
+
+
 _origin: ContextVar[Origin | None] = ContextVar("llmkit_langchain_origin", default=None)
 
 
@@ -56,13 +91,14 @@ def originating(origin: Origin) -> Iterator[None]:
 def call_of(messages: Any, params: Mapping[str, Any], origin: Origin, model: str | None, operation: str) -> Call:
     """The call that LangChain makes with *messages*: the user and the tenant are those of its run's metadata."""
     metadata = origin.metadata
+    caller = _caller_in(metadata)
     return Call(
         messages=messages,
         model=model,
         operation=operation,
         params=params,
-        user=_text(metadata.get("user", metadata.get("user_id"))),
-        tenant=_text(metadata.get("tenant")),
+        user=caller.user,
+        tenant=caller.tenant,
         metadata=metadata,
         id=new_id() if origin.run_id is None else str(origin.run_id),
     )

@@ -1,0 +1,32 @@
+"""``with llmkit_context(kit, user="u1"):`` around whatever calls models: no config has to be passed down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.tracers.context import register_configure_hook
+
+from llmkit_langchain.calls import Caller, calling
+from llmkit_langchain.handlers import LLMKitCallbackHandler
+from llmkit_plugins import LLMKit
+
+_attached: ContextVar[BaseCallbackHandler | None] = ContextVar("llmkit_langchain_handler", default=None)
+register_configure_hook(_attached, inheritable=True)
+
+
+@contextmanager
+def llmkit_context(kit: LLMKit, *, user: str | None = None, tenant: str | None = None) -> Iterator[None]:
+    """Show *kit* every call of a model inside, on behalf of *user* and *tenant* where a call's metadata names no other.
+
+    It is inherited by tasks, and by the threads of LangChain's own executors; not by a plain ``threading.Thread``. An
+    inner one stands in for an outer one. Like ``LLMKitCallbackHandler``, it never waits.
+    """
+    token = _attached.set(LLMKitCallbackHandler(kit))
+    try:
+        with calling(Caller(user, tenant)):
+            yield
+    finally:
+        _attached.reset(token)
