@@ -42,7 +42,11 @@ format: $(STAMP) ## Let ruff lay out the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Ours and the peers, interleaved, with ratios
+$(VENV)/.bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]' || true
+	@touch $@
+
+bench: $(VENV)/.bench ## Ours and the peers, interleaved, with ratios
 	@for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench $(ROUNDS) || exit 1; done
 
 docs: $(STAMP) ## The documentation as a site, in site/

@@ -28,6 +28,7 @@ from llmkit_plugins.steps import Answer, Ask, Share, Wait
 
 if TYPE_CHECKING:
     from llmkit_plugins.plugins.circuit_breaker import CircuitBreaker, CircuitBreakerPlugin
+    from llmkit_plugins.plugins.multiplexer import MultiplexerPlugin, StreamingMultiplexer
     from llmkit_plugins.plugins.observability import Observability, ObservabilityPlugin
     from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiter, RateLimiterPlugin, TokenBucket
     from llmkit_plugins.settings import ConfigErrors, Settings
@@ -49,6 +50,7 @@ __all__ = [
     "LLMKit",
     "LLMKitError",
     "Limit",
+    "MultiplexerPlugin",
     "NoTarget",
     "Observability",
     "ObservabilityPlugin",
@@ -61,6 +63,7 @@ __all__ = [
     "Response",
     "Settings",
     "Share",
+    "StreamingMultiplexer",
     "Target",
     "TimedOut",
     "TokenBucket",
@@ -73,6 +76,7 @@ __all__ = [
 # Imported when first asked for: who uses one plugin does not load what the others need.
 _ON_DEMAND = {
     "plugins.circuit_breaker": ("CircuitBreaker", "CircuitBreakerPlugin"),
+    "plugins.multiplexer": ("MultiplexerPlugin", "StreamingMultiplexer"),
     "plugins.observability": ("Observability", "ObservabilityPlugin"),
     "plugins.rate_limiter": ("Limit", "RateLimiter", "RateLimiterPlugin", "TokenBucket"),
     "settings": ("ConfigErrors", "Settings"),

@@ -62,6 +62,28 @@ async def everyday_traffic(scene: Scene, step: Step, requests: int) -> Outcome:
     return Outcome(good=failed == 0, told=told)
 
 
+async def all_at_once(scene: Scene, step: Step, _: int) -> Outcome:
+    """A hundred callers stream the answer to one question at the same time."""
+    callers, done = 100, 0
+    before = sum(provider.stats.requests for provider in scene.providers.values())
+    saved_before = scene.multiplexer.multiplexer.stats()
+
+    async def one() -> str:
+        nonlocal done
+        text = "".join([chunk async for chunk in scene.chain.astream(_question(0))])
+        done += 1
+        step(done, callers)
+        return text
+
+    answers = await asyncio.gather(*[one() for _ in range(callers)])
+    sent = sum(provider.stats.requests for provider in scene.providers.values()) - before
+    saved = scene.multiplexer.multiplexer.stats()
+    tokens, usd = saved.tokens_saved - saved_before.tokens_saved, saved.usd_saved - saved_before.usd_saved
+    good = len(set(answers)) == 1 and sent <= 3  # the first may have met a provider's failure, and gone on
+    told = f"{callers} callers, {sent} upstream request{'s' if sent > 1 else ''}: saved {tokens} tokens and ${usd:.4f}"
+    return Outcome(good=good, told=told)
+
+
 async def over_the_limit(scene: Scene, step: Step, _: int) -> Outcome:
     """One user sends six at once; three are within the limit, the others are told how long to wait."""
     waits: list[float] = []
@@ -150,6 +172,7 @@ def _user(number: int) -> str:
 
 ACTS = (
     Act("Everyday traffic through a LangChain chain and a LiteLLM Router", everyday_traffic),
+    Act("A hundred callers with the same question", all_at_once),
     Act("A user over the limit", over_the_limit),
     Act("A provider dies and heals", a_provider_dies),
 )

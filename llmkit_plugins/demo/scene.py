@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from llmkit_plugins import LLMKit, Target
 from llmkit_plugins.plugins.circuit_breaker import CircuitBreakerPlugin
+from llmkit_plugins.plugins.multiplexer import MultiplexerPlugin
 from llmkit_plugins.plugins.observability import ObservabilityPlugin
 from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiterPlugin
 from llmkit_plugins.testing.fake_provider import FakeProvider, Fault, LogNormal
@@ -56,6 +57,7 @@ class Scene:
         self.observability = ObservabilityPlugin(registry=self.registry, metrics_port=metrics_port)
         limits = [Limit(requests="2/s", burst=3, per=("user",), match={"user": GREEDY}, name="two a second")]
         self.rate_limiter = RateLimiterPlugin(limits=limits)
+        self.multiplexer = MultiplexerPlugin()
         self.circuit_breaker = CircuitBreakerPlugin(open_seconds=1.0, ramp_seconds=1.0)
         self.providers = {name: _provider(cast, seed) for seed, (name, cast) in enumerate(CASTS.items())}
         self._open = ExitStack()
@@ -64,7 +66,7 @@ class Scene:
         with ExitStack() as opening:
             for provider in self.providers.values():
                 opening.enter_context(provider)
-            plugins = [self.observability, self.rate_limiter, self.circuit_breaker]
+            plugins = [self.observability, self.rate_limiter, self.multiplexer, self.circuit_breaker]
             self.kit = opening.enter_context(LLMKit(plugins, [_target(n, c) for n, c in CASTS.items()]))
             self.chain = self._chain()
             self.router = self._router()

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from inspect import GEN_CLOSED, getgeneratorstate
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -222,9 +221,8 @@ def _stop(flow: Flow, gone: BaseException) -> None:
     try:
         with suppress(StopIteration, Refused):
             flow.throw(gone)
-        while getgeneratorstate(flow) != GEN_CLOSED:
-            with suppress(RuntimeError):  # a hook that swallows this too is left behind
-                flow.close()
+        with suppress(RuntimeError):  # a hook that swallows this too is left behind
+            flow.close()
         raise gone
     finally:
         del gone  # its traceback holds this frame

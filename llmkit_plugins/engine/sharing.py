@@ -163,9 +163,6 @@ class Flight(Generic[Waiter]):
 
     def land(self, error: BaseException | None) -> None:
         """Nothing more will come, and nobody joins any more."""
-        if isinstance(error, StopIteration | StopAsyncIteration):  # would read as the end of the answer
-            odd, error = error, RuntimeError(f"the upstream raised {error!r}")
-            error.__cause__ = odd
         with self.flights.lock:
             if self.over:
                 return

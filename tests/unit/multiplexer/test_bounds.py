@@ -44,8 +44,8 @@ def test_too_many_streams(stage, provider):
 class Landed:
     """A flight that ended well."""
 
-    def __init__(self, *log: Any) -> None:
-        self.log, self.call = list(log), Call("hi")
+    def __init__(self, key: int, *log: Any, stream: bool = True) -> None:
+        self.key, self.log, self.call = (key, stream, None), list(log), Call("hi")
 
     def held_bytes(self) -> int:
         return sum(map(len, self.log))
@@ -62,47 +62,56 @@ def retained(clock: ManualClock) -> Retained:
 
 
 def kept(retained: Retained) -> list[int]:
-    return [number for number in range(10) if retained.get(number) is not None]
+    return [number for number in range(10) if retained.get(number, stream=True) is not None]
 
 
 def test_answers_are_kept_for_a_while(retained: Retained, clock: ManualClock):
     """And no longer."""
-    retained.keep(1, Landed("a"))
+    retained.keep(Landed(1, "a"))
     clock.advance(9.9)
-    assert retained.get(1) is not None
+    assert retained.get(1, stream=True) is not None
     clock.advance(0.1)
-    assert retained.get(1) is None
+    assert retained.get(1, stream=True) is None
     assert (len(retained), retained.held_bytes()) == (0, 0)
 
 
 def test_so_many_are_kept(retained: Retained):
     """The one used longest ago goes first."""
     for number in (1, 2, 3):
-        retained.keep(number, Landed("a"))
-    retained.get(1)
-    retained.keep(4, Landed("a"))
+        retained.keep(Landed(number, "a"))
+    retained.get(1, stream=True)
+    retained.keep(Landed(4, "a"))
     assert kept(retained) == [1, 3, 4]
 
 
 def test_so_much_is_kept(retained: Retained):
     """So many bytes in all; one that is larger than that is not kept at all."""
-    retained.keep(1, Landed("aaaa"))
-    retained.keep(2, Landed("aaaa"))
-    retained.keep(3, Landed("aaaa"))
+    retained.keep(Landed(1, "aaaa"))
+    retained.keep(Landed(2, "aaaa"))
+    retained.keep(Landed(3, "aaaa"))
     assert (kept(retained), retained.held_bytes()) == ([2, 3], 8)
-    retained.keep(4, Landed("a" * 11))
+    retained.keep(Landed(4, "a" * 11))
     assert kept(retained) == [2, 3]
 
 
 def test_one_key_is_kept_once(retained: Retained):
     """A later answer takes the place of the one before."""
-    retained.keep(1, Landed("a"))
-    retained.keep(1, Landed("bb"))
-    assert (retained.get(1).log, len(retained), retained.held_bytes()) == (["bb"], 1, 2)
+    retained.keep(Landed(1, "a"))
+    retained.keep(Landed(1, "bb"))
+    assert (retained.get(1, stream=True).log, len(retained), retained.held_bytes()) == (["bb"], 1, 2)
     assert retained.hits == 1
+
+
+def test_streamed_and_whole_answers(retained: Retained):
+    """They are kept apart, and dropped together."""
+    retained.keep(Landed(1, "a"))
+    assert retained.get(1, stream=False) is None
+    retained.keep(Landed(1, "b", stream=False))
+    assert (retained.get(1, stream=True).log, retained.get(1, stream=False).log) == (["a"], ["b"])
+    assert (retained.drop(1), retained.drop(1), len(retained)) == (True, False, 0)
 
 
 def test_nothing_is_not_kept(retained: Retained):
     """An answer without a chunk is none."""
-    retained.keep(1, Landed())
+    retained.keep(Landed(1))
     assert len(retained) == 0

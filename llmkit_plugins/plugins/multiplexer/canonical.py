@@ -1,0 +1,104 @@
+"""Anything a call may carry, as a plain tree: equal trees mean the same to a provider, in whatever order they came.
+
+Atoms are as they are. A sequence is a list; a mapping a tuple of two, its sorted keys and its values; an object with
+fields (pydantic's) a tuple of four, its class, its fields, their values and what it has besides; a class a tuple of
+one, its serial number in this process. So no two kinds can be taken for each other, and ``marshal`` writes each tree in
+one way only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from functools import lru_cache
+from itertools import count
+from typing import Any
+from weakref import WeakKeyDictionary
+
+ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
+_EMPTY: tuple[Any, ...] = ((), [])
+
+_EXACTLY: dict[type, Callable[[Any], Any]] = {
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    bytes: bytes.__bytes__,
+    bytearray: bytes,
+}
+_serials: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+_next_serial = count(1)
+
+
+class Unknown(TypeError):
+    """There is no telling what this means to a provider."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__(f"nobody knows what a {kind.__qualname__} means")
+
+
+def plain(value: Any) -> Any:
+    """*value* as a tree. Raises ``Unknown``, or ``TypeError`` where keys cannot be ordered."""
+    kind: Any = type(value)
+    if kind in ATOMS:
+        return value
+    if kind is dict:
+        return plain_mapping(value)
+    if kind is list or kind is tuple:
+        return plain_all(value)
+    if (layout := layout_of(kind)) is not None:
+        return plain_object(value, layout)
+    return _plain_rarity(value)
+
+
+def plain_all(values: Iterable[Any]) -> list[Any]:
+    """Each of *values* as a tree."""
+    return [value if type(value) in ATOMS else plain(value) for value in values]
+
+
+def plain_mapping(mapping: Mapping[Any, Any]) -> tuple[Any, ...]:
+    """*mapping* as a tree."""
+    if not mapping:
+        return _EMPTY
+    names, values = sorted(mapping), []
+    for name in names:
+        value = mapping[name]
+        values.append(value if type(value) in ATOMS else plain(value))
+    return tuple(names), values
+
+
+def plain_object(value: Any, layout: tuple[str, tuple[str, ...]]) -> tuple[Any, ...]:
+    """An object of pydantic's as a tree, by the *layout* of its class."""
+    name, fields = layout
+    extra = value.__pydantic_extra__
+    return name, fields, plain_all(map(value.__dict__.get, fields)), plain_mapping(extra) if extra else None
+
+
+@lru_cache(256)
+def layout_of(kind: type) -> tuple[str, tuple[str, ...]] | None:
+    """The name and the fields of a class of pydantic's; None for any other. LangChain's messages have an id each, which
+    says nothing."""
+    fields = getattr(kind, "__pydantic_fields__", None)
+    if fields is None or not hasattr(kind, "__pydantic_extra__"):
+        return None
+    left_out = {"id"} if {"additional_kwargs", "response_metadata"} <= set(fields) else set()
+    return f"{kind.__module__}.{kind.__qualname__}", tuple(name for name in fields if name not in left_out)
+
+
+def identity(value: Any) -> tuple[int]:
+    """A class or function as a tree: it is like nothing but itself, as long as the process runs."""
+    return (_serials.setdefault(value, next(_next_serial)),)
+
+
+def _plain_rarity(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return plain(value.value)
+    for base, exactly in _EXACTLY.items():
+        if isinstance(value, base):
+            return exactly(value)
+    if isinstance(value, type):
+        return identity(value)
+    if isinstance(value, Mapping):
+        return plain_mapping(value)
+    if isinstance(value, list | tuple):
+        return plain_all(value)
+    raise Unknown(type(value))

@@ -1,0 +1,254 @@
+"""Many subscribers, one upstream. Knows no hook and no framework."""
+
+from __future__ import annotations
+
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+)
+from contextlib import aclosing, closing
+from dataclasses import dataclass
+from functools import partial
+from inspect import isawaitable
+from threading import Lock
+from typing import Any, TypeVar, cast
+
+from llmkit_plugins.call import Attempt, Call
+from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
+from llmkit_plugins.engine.sharing import Copy, Flights
+from llmkit_plugins.plugins.multiplexer.config import MultiplexerConfig
+from llmkit_plugins.plugins.multiplexer.key import Alone, Keys
+from llmkit_plugins.plugins.multiplexer.retained import Kept, Retained
+from llmkit_plugins.steps import Share
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class MultiplexerStats:
+    """What a multiplexer is doing, and what it has saved since it was made."""
+
+    active_requests: int
+    """Upstream requests under way that others may join, or have joined."""
+    total_subscribers: int
+    """Callers waiting for or reading from these, all together."""
+    upstream_calls_saved: int
+    """Calls that joined another's upstream request, or were answered from what was retained."""
+    tokens_saved: int
+    """Tokens of answers that were made for another call. Only a kit reads them: 0 where it is used alone."""
+    usd_saved: float
+    """What these would have cost, by the prices of the targets that answered."""
+    bytes_held: int
+    """What the chunks of requests under way and of retained answers take, by estimate."""
+    retained_answers: int
+    """Finished answers kept for late callers."""
+
+
+def same(chunk: T) -> T:
+    """*chunk* itself: nobody changes it."""
+    return chunk
+
+
+class StreamingMultiplexer:
+    """Serves identical calls in flight from one upstream request, streamed or whole, under asyncio or in threads.
+
+    The chunks are kept in one log; every subscriber reads it from the first to the last at his own speed, whenever he
+    came. The upstream runs on its own: any caller may leave, and the last one to leave stops it. An error reaches
+    everybody after the chunks that came before it. Event loops share nothing with each other or with threads.
+
+    *copy* gives each subscriber a chunk of his own, where chunks are changed by who gets them. *flights* are those of a
+    kit, to share with its calls (its clock counts then). *settings* are those of :class:`MultiplexerConfig`. Raises
+    ``ConfigError``.
+    """
+
+    def __init__(
+        self, *, clock: Clock = SYSTEM_CLOCK, copy: Copy = same, flights: Flights | None = None, **settings: Any
+    ) -> None:
+        self.config = config = MultiplexerConfig(**settings)
+        self.flights = Flights(clock) if flights is None else flights
+        self._copy = copy
+        self._keys = Keys(config)
+        self._retained = Retained(config, self.flights.clock) if config.retain_seconds else None
+        self._counting = Lock()
+        self._tokens_saved, self._usd_saved = 0, 0.0
+        self._bounds = (
+            config.max_age_seconds,
+            config.max_chunks_per_stream,
+            config.max_bytes_per_stream,
+            config.max_streams,
+            None if self._retained is None else self._retained.keep,
+        )
+
+    # -- what it decides --------------------------------------------------------------------------------------------
+
+    def decide(self, call: Call) -> Share | Kept | None:
+        """What becomes of *call*: it shares an upstream, is answered from what was kept, or (None) goes alone."""
+        try:
+            key = self._keys.of(call)
+        except Alone:
+            return None
+        if self._retained is not None and (kept := self._retained.get(key, stream=call.stream)) is not None:
+            return kept
+        return Share(key, *self._bounds)
+
+    def why_alone(self, call: Call) -> str | None:
+        """Why *call* is not shared with any other; None: it is."""
+        try:
+            self._keys.of(call)
+        except Alone as reason:
+            return str(reason)
+        return None
+
+    def complete_request(self, call: Call) -> bool:
+        """Consider the request of *call* done: identical calls start anew from now on, and nothing retained answers
+        them.
+
+        Who has subscribed gets the rest. Whether there was anything.
+        """
+        try:
+            key = self._keys.of(call)
+        except Alone:
+            return False
+        joinable = self.flights.seal(key)
+        retained = self._retained is not None and self._retained.drop(key)
+        return joinable or retained
+
+    # -- using it alone ---------------------------------------------------------------------------------------------
+
+    async def subscribe(
+        self, call: Call, start: Callable[[], AsyncIterable[T] | Awaitable[AsyncIterable[T]]]
+    ) -> AsyncIterator[T]:
+        """The chunks of the answer to *call*: of the stream under way for identical calls, or of the one that *start*
+        opens."""
+        call.stream = True
+        place = self._place(call, self.flights.ajoin, partial(_achunks, start))
+        if place is None:
+            async with aclosing(_achunks(start)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        elif type(place) is Kept:
+            for chunk in place.log:
+                yield self._copy(chunk)
+        else:
+            at, log, flight, copy = 0, place.log, place.flight, self._copy
+            try:
+                while True:
+                    if at < len(log):
+                        at += 1
+                        yield copy(log[at - 1])
+                    elif flight.over and flight.ended():
+                        return
+                    else:
+                        await (flight.news() if call.deadline is None else flight.news_before(call.deadline))
+            finally:
+                place.leave()
+
+    def subscribe_sync(self, call: Call, start: Callable[[], Iterable[T]]) -> Iterator[T]:
+        """The same in threads: whoever needs the next chunk reads it for all."""
+        call.stream = True
+        place = self._place(call, self.flights.join, partial(_chunks, start))
+        if place is None:
+            with closing(_chunks(start)) as chunks:
+                yield from chunks
+        elif type(place) is Kept:
+            yield from map(self._copy, place.log)
+        else:
+            try:
+                yield from place
+            finally:
+                place.leave()
+
+    async def answer(self, call: Call, start: Callable[[], Awaitable[T]]) -> T:
+        """The whole answer to *call*: what the request under way for identical calls returns, or what *start* does."""
+        call.stream = False
+        place = self._place(call, self.flights.ajoin, partial(_aonce, start))
+        if place is None:
+            return await start()
+        if type(place) is Kept:
+            return cast("T", self._copy(place.log[-1]))
+        try:
+            return cast("T", await place.whole())
+        finally:
+            place.leave()
+
+    def answer_sync(self, call: Call, start: Callable[[], T]) -> T:
+        """The same in threads."""
+        call.stream = False
+        place = self._place(call, self.flights.join, partial(_once, start))
+        if place is None:
+            return start()
+        if type(place) is Kept:
+            return cast("T", self._copy(place.log[-1]))
+        try:
+            return cast("T", place.whole())
+        finally:
+            place.leave()
+
+    def _place(self, call: Call, join: Callable[..., Any], source: Callable[..., Any]) -> Any:
+        """A seat at the upstream for *call*, what was kept for it, or None: it goes alone."""
+        decision = self.decide(call)
+        return join(decision, call, source, self._copy) if type(decision) is Share else decision
+
+    # -- what it did ------------------------------------------------------------------------------------------------
+
+    def saved(self, attempt: Attempt) -> None:
+        """Another call was answered by *attempt*, too."""
+        with self._counting:
+            self._tokens_saved += attempt.usage.total_tokens if attempt.usage else 0
+            self._usd_saved += attempt.cost or 0.0
+
+    def stats(self) -> MultiplexerStats:
+        """What is under way and what was saved."""
+        kept = self._retained
+        return MultiplexerStats(
+            active_requests=len(self.flights),
+            total_subscribers=self.flights.seats(),
+            upstream_calls_saved=self.flights.joined + (0 if kept is None else kept.hits),
+            tokens_saved=self._tokens_saved,
+            usd_saved=self._usd_saved,
+            bytes_held=self.flights.held_bytes() + (0 if kept is None else kept.held_bytes()),
+            retained_answers=0 if kept is None else len(kept),
+        )
+
+    def close(self) -> None:
+        """Stop every upstream, whose subscribers get ``UpstreamLost``, and forget what was retained."""
+        self.flights.close()
+        if self._retained is not None:
+            self._retained.clear()
+
+
+async def _achunks(start: Callable[[], Any], _: object = None) -> AsyncGenerator[Any, None]:
+    stream = start()
+    if isawaitable(stream):
+        stream = await stream
+    try:
+        async for chunk in stream:
+            yield chunk
+    finally:
+        # generators have aclose, clients' streams an awaitable close
+        close = getattr(stream, "aclose", None) or getattr(stream, "close", None)
+        if close is not None and isawaitable(closing := close()):
+            await closing
+
+
+def _chunks(start: Callable[[], Any], _: object = None) -> Generator[Any, None, None]:
+    stream = start()
+    try:
+        yield from stream
+    finally:
+        if (close := getattr(stream, "close", None)) is not None:
+            close()
+
+
+async def _aonce(start: Callable[[], Awaitable[Any]], _: object) -> AsyncIterator[Any]:
+    yield await start()
+
+
+def _once(start: Callable[[], Any], _: object) -> Iterator[Any]:
+    yield start()
