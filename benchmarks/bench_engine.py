@@ -125,7 +125,8 @@ def pluggy_itself(plugins: int) -> Contender:
 
 
 def shared_wake_up(loop: asyncio.AbstractEventLoop, callers: int) -> tuple[Contender, Contender]:
-    """A chunk to one of many callers of a shared stream, once all are there, and the event loop's own wake-up of as many tasks."""
+    """A chunk to one of many callers of a shared stream, once all are there, and the event loop's own wake-up of as
+    many tasks."""
     kit, chunks = LLMKit([ShareAll()], TARGETS), 200
 
     class WhenAllAreThere(Ticking):
@@ -200,12 +201,15 @@ def main() -> None:
         return lambda: contender() / CHUNKS
 
     chunks = {"bare": chunk(per_call(lambda: exhaust(many.stream(None, None)), 20))}
-    chunks |= {n: chunk(per_call(lambda kit=kit: exhaust(kit.stream(Call(MESSAGES), many)), 20)) for n, kit in kits.items()}
+    chunks |= {
+        n: chunk(per_call(lambda kit=kit: exhaust(kit.stream(Call(MESSAGES), many)), 20)) for n, kit in kits.items()
+    }
     show("a chunk, sync", measure(chunks, rounds), "bare", {"5 plugins": 0.15})
 
     achunks = {"bare": chunk(per_await(loop, lambda: aexhaust(many.astream(None, None)), 20))}
     achunks |= {
-        n: chunk(per_await(loop, lambda kit=kit: aexhaust(kit.astream(Call(MESSAGES), many)), 20)) for n, kit in kits.items()
+        n: chunk(per_await(loop, lambda kit=kit: aexhaust(kit.astream(Call(MESSAGES), many)), 20))
+        for n, kit in kits.items()
     }
     show("a chunk, async", measure(achunks, rounds), "bare", {"5 plugins": 0.15})
 

@@ -1,5 +1,5 @@
-"""Times contenders in turn within one process, round after round, and prints medians and ratios: on a noisy machine only the
-ratio within one run means something."""
+"""Times contenders in turn within one process, round after round, and prints medians and ratios: on a noisy machine
+only the ratio within one run means something."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ async def send(kit: LLMKit, backend: Any, number: int) -> None:
 async def test_traffic_moves_away_and_comes_back(
     kit: LLMKit, providers: dict[str, FakeProvider], openai_backend: Any
 ) -> None:
-    """No caller sees an error while one provider is down and then another one slow, and each is used again once healed."""
+    """No caller sees an error while a provider is down and then another one slow; each is used again once healed."""
     backend = openai_backend(**{name: provider.url for name, provider in providers.items()})
     breakers = kit.plugins["circuit_breaker"]
     for number in range(150):

@@ -30,7 +30,10 @@ async def test_five_at_once_cannot_spend_more_than_there_is(
 ) -> None:
     """Of five concurrent calls the limit admits what fits; what the provider counted is within one call of it."""
     with FakeProvider(reply=" ".join(["word"] * 30), first_token_seconds=0.02) as provider:
-        kit, backend = kit_of(Limit(tokens=f"{LIMIT}/min", per=per)), openai_backend(include_usage=usage, a=provider.url)
+        kit, backend = (
+            kit_of(Limit(tokens=f"{LIMIT}/min", per=per)),
+            openai_backend(include_usage=usage, a=provider.url),
+        )
 
         async def one() -> bool:
             call = Call(PROMPT, user="ann", params={"max_tokens": 10})
@@ -52,7 +55,7 @@ async def test_five_at_once_cannot_spend_more_than_there_is(
 
 
 async def test_streams_left_half_way_are_charged_for_what_they_said(openai_backend: Any) -> None:
-    """Readers who leave after three chunks of thirty do not use up the limit as if they had read them all, nor nothing."""
+    """Readers who leave after three chunks of thirty use up neither as much as if they had read them all, nor nothing."""
     with FakeProvider(reply=" ".join(["word"] * 30), per_token_seconds=0.002) as provider:
         kit, backend = kit_of(Limit(output_tokens="60/min", per="user")), openai_backend(a=provider.url)
         left = 0

@@ -63,11 +63,12 @@ class Pace:
         before = max(sending if pace is None else pace, MIN_PACE / DECREASE)
         self._pace = before * DECREASE
         self._since, self._slope, self._ceiling = now, before / RECOVERY_SECONDS, 2 * before
-        self._full_at = now + 1.0 / self._pace
+        self._full_at = now + 2.0 / self._pace
 
     def wait(self, now: float) -> float:
-        """Seconds until another request keeps the pace."""
-        return 0.0 if self.now(now) is None else max(0.0, self._full_at - now)
+        """Seconds until another request keeps the pace, of which it may be one ahead."""
+        pace = self.now(now)
+        return 0.0 if pace is None else max(0.0, self._full_at - now - 1.0 / pace)
 
 
 class TargetPace:
@@ -82,6 +83,7 @@ class TargetPace:
         "_clock",
         "_heard_at",
         "_hold_until",
+        "_most",
         "_pace",
         "_requests",
         "_requests_before",
@@ -93,6 +95,7 @@ class TargetPace:
     def __init__(self, target: str, clock: Clock) -> None:
         self.target, self._clock = target, clock
         self._buckets: dict[str, TokenBucket] = {}
+        self._most: dict[str, float] = {}
         self._requests = self._tokens = self._requests_before = 0.0
         self._began = clock()
         self._heard_at = self._hold_until = FULL
@@ -161,7 +164,8 @@ class TargetPace:
         named, it is the most that was ever left; and with nothing left, nothing is sent until the reset.
         """
         known = self._buckets.get(said.meter)
-        full = said.limit or max(known.burst if known else 0.0, said.left)
+        full = said.limit or max(self._most.get(said.meter, 0.0), said.left)
+        self._most[said.meter] = full
         if said.limit is None and not said.left:
             self._hold(at + said.reset)
         used = full - said.left

@@ -34,12 +34,17 @@ def lock_free() -> bool:
 
 
 def _traced() -> bool:
-    """Whether Python code may run between two lines. Coverage's usual tracer is C, and runs none."""
-    tracers = [tracer for tracer in (sys.gettrace(), threading.gettrace()) if tracer is not None]
-    if any(type(tracer).__name__ != "CTracer" for tracer in tracers):
+    """Whether Python code may run between two lines."""
+    if _runs_python(sys.gettrace()) or _runs_python(threading.gettrace()):
         return True
     monitoring = getattr(sys, "monitoring", None)
     return monitoring is not None and any(monitoring.get_tool(tool) for tool in _TOOLS)
+
+
+def _runs_python(tracer: Any) -> bool:
+    """Coverage's usual tracer is C and runs none; what it sets for new threads only puts that one in place."""
+    coverage = type(tracer).__name__ == "CTracer" or getattr(tracer, "__module__", None) == "coverage.collector"
+    return tracer is not None and not coverage
 
 
 def holding(lock: Any, function: F) -> F:

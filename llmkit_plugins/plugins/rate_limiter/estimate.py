@@ -14,16 +14,19 @@ _TOKENS_PER_CHAR = 0.25
 _PRIOR_OUTPUT_TOKENS = 256.0
 _HORIZON_CHARS = 1e6
 _OUTPUT_PROBABILITY = 0.9
-_SLOWEST = 0.03
+_FIRST_MARGIN = 1.5
+_SMALLEST_GAIN = 0.07
 _MAX_MODELS = 1000
 _MAX_DEPTH = 8
+_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 class Quantile:
     """A running quantile in two numbers: a stochastic approximation (Robbins and Monro 1951) on the logarithm.
 
     Each value above the estimate raises it, each below lowers it, by shares that balance at the quantile. The shares
-    shrink with the number of values seen, down to a floor of some percent, so that it goes on following.
+    shrink with the number of values seen, but not below some percent, so that it goes on following. *value* is the
+    guess until the first value is seen.
     """
 
     __slots__ = ("probability", "seen", "value")
@@ -34,9 +37,11 @@ class Quantile:
     def learn(self, value: float) -> None:
         """One more *value*, above 0."""
         self.seen += 1
-        gain = max(_SLOWEST, 1.0 / sqrt(self.seen))
-        above = value > self.value
-        self.value *= exp(gain * (self.probability if above else self.probability - 1.0))
+        if self.seen == 1:
+            self.value = value * _FIRST_MARGIN
+            return
+        gain = max(_SMALLEST_GAIN, 1.0 / sqrt(self.seen))
+        self.value *= exp(gain * (self.probability if value > self.value else self.probability - 1.0))
 
 
 class Profile:
@@ -135,8 +140,8 @@ def prompt_chars(messages: Any, depth: int = _MAX_DEPTH) -> int:
 
 def max_output_tokens(params: Mapping[str, Any]) -> float | None:
     """The bound on the answer that *params* set, by any of its usual names."""
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+    for name in _BOUNDS:
         bound = params.get(name)
-        if isinstance(bound, int | float):
-            return float(bound)
+        if bound is not None:
+            return float(bound) if isinstance(bound, int | float) else None
     return None

@@ -57,19 +57,18 @@ class Table:
 
     def shift(self, key: Hashable, step: float, base: float) -> None:
         """Charge *step* more to *key*; give back where it is negative. A debt may result."""
-        key = self.adopt(key, base)
-        while not self._shift(key, step, base):
-            key = self.adopt(key, base)
+        with self._lock:
+            if step <= 0.0 and self.state(key) <= base:
+                return  # it is full, and perhaps forgotten: what is given back must not become that of others
+            self._shift(self.adopt(key, base), step, base)
 
-    def _shift(self, key: Hashable, step: float, base: float) -> bool:
+    def _shift(self, key: Hashable, step: float, base: float) -> None:
+        # Those who take do not hold the lock: nothing may come between reading and writing.
         young = self.young
-        if key in young:
-            state = young[key]
-            if state < base:
-                state = base
-            young[key] = state + step
-            return True
-        return False
+        state = young[key]
+        if state < base:
+            state = base
+        young[key] = state + step
 
     def _forget(self, base: float) -> None:
         if not self._old and len(self.young) >= min(_TURN_AT, self._max_keys):

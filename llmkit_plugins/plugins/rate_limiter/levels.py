@@ -90,7 +90,7 @@ class Pass:
     """Some levels that are taken from together, all or none."""
 
     def __init__(self, levels: Sequence[Level], first: int, clock: Clock, lock: Any) -> None:
-        self.levels, self._clock = levels, clock
+        self.levels = levels
         self._part = slice(first, first + len(levels))
         if levels:
             take = unrolled(levels, clock)
@@ -110,11 +110,7 @@ class Pass:
             states = self._take(ticket, *ticket.keys[part], *steps, *rooms)
             if states or states is None:
                 return states
-            now = self._clock()
-            adopted = [
-                level.table.adopt(key, level.base(now)) for level, key in zip(levels, ticket.keys[part], strict=True)
-            ]
-            ticket.keys = (*ticket.keys[: part.start], *adopted, *ticket.keys[part.stop :])
+            ticket.keys = ticket.plan.adopt(ticket.keys)
 
     def of(self, ticket: Any, states: tuple[float, ...]) -> Iterator[tuple[Level, Hashable, float, float]]:
         """Each level with its key, its charge and, of *states*, its state."""
@@ -149,6 +145,11 @@ class Plan:
     def steps(self, amounts: Mapping[str, float]) -> Steps:
         """What *amounts* are in the unit of each level."""
         return tuple([level.interval * amounts.get(level.meter, 1.0) for level in self.levels])
+
+    def adopt(self, keys: Keys) -> Keys:
+        """See to it that *keys* are known; returns those under which they are counted."""
+        now = self._clock()
+        return tuple([level.table.adopt(key, level.base(now)) for level, key in zip(self.levels, keys, strict=True)])
 
     def worst(self, keys: Sequence[Hashable], steps: Sequence[float], now: float) -> tuple[int, float] | None:
         """Which level would refuse for how long; of several the longest; None if none would."""

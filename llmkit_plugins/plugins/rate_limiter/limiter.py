@@ -144,7 +144,7 @@ class RateLimiter:
         ``with limiter.acquire(user="user-1", input_tokens=800) as ticket: ...``. Raises ``RateLimited``; with
         ``retry_after`` None where an amount can never be admitted.
         """
-        plan, keys = self._all.select(Facts(provider, model, target, user, tenant, metadata or {}))
+        plan, keys = self._all.select(Facts(provider, model, user, tenant, target, metadata or {}))
         amounts = {"input_tokens": input_tokens, "output_tokens": output_tokens, "cost": cost}
         ticket = exactly(self._books, plan, keys, amounts)
         if self._paces is not None and target is not None:
@@ -159,7 +159,7 @@ class RateLimiter:
         }
 
     def _attempting(self, call: Call, target: Target) -> Ticket:
-        facts = Facts(target.provider, target.model, target.name, call.user, call.tenant, call.metadata)
+        facts = Facts(target.provider, target.model, call.user, call.tenant, target.name, call.metadata)
         plan, keys = self._attempt.select(facts)
         pace = None if self._paces is None else self._paces.of(target.name)
         if plan.metered or (pace is not None and pace.counts_tokens):
@@ -182,8 +182,16 @@ class RateLimiter:
             return None
         if any(level.meter != "requests" for level in self._levels):
             return None
-        check = unrolled_check(self._levels, self.clock, [limit.per for limit in self.limits], self._check)
-        return cast(Check, check if lock_free() else holding(self._books.lock, check))
+
+        def adopt(*facts: Any) -> bool:
+            """A key is new, or old, or missing."""
+            plan, keys = self._all.select(Facts(*facts[:5]))
+            whole = len(plan.levels) == len(self._levels)
+            return check(*facts) if whole and plan.adopt(keys) == keys else self._check(*facts)
+
+        names = [limit.per for limit in self.limits]
+        check = cast(Check, unrolled_check(self._levels, self.clock, names, adopt))
+        return check if lock_free() else holding(self._books.lock, check)
 
     def _check(
         self,
@@ -197,7 +205,7 @@ class RateLimiter:
         output_tokens: float = 0,
         cost: float = 0.0,
     ) -> bool:
-        plan, keys = self._all.select(Facts(provider, model, target, user, tenant, metadata or {}))
+        plan, keys = self._all.select(Facts(provider, model, user, tenant, target, metadata or {}))
         if plan.permits:
             name = plan.levels[0].name
             raise ConfigError(f"a permit of {name!r} has to be released", key="check_and_consume", right="use acquire")

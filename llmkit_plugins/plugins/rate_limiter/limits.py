@@ -27,9 +27,9 @@ class Facts:
 
     provider: str | None = None
     model: str | None = None
-    target: str | None = None
     user: str | None = None
     tenant: str | None = None
+    target: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -88,7 +88,7 @@ class RateLimiterPlugin:
             return
         if ticket is not None:
             limited = attempt.kind == "rate_limit"
-            ticket.answered(attempt.headers, refused=limited, retry_after=attempt.retry_after)
+            ticket.answered(attempt.headers, at=attempt.first_chunk, refused=limited, retry_after=attempt.retry_after)
             _settle(ticket, spent)
             ticket.release()
         if of_caller is not None and spent is not NOTHING:

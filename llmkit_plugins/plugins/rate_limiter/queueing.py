@@ -43,9 +43,9 @@ class Queueing:
     def look(self) -> float:
         """Seconds to wait before looking again; 0.0 if it is the ticket's turn, which then queues no more."""
         ticket, now = self.ticket, self.ticket.books.clock()
-        longest = self._not_before - now
-        for level, key, place in self._places:
-            longest = max(longest, level.excess(place.state(level.table.state(key)), now))
+        longest = self._longest(now)
+        if longest > 0.0 and ticket.held and self._others_vanished(now):
+            longest = self._longest(now)
         if longest > 0.0:
             if now >= self.until:
                 self._refuse(longest)
@@ -78,13 +78,22 @@ class Queueing:
                 ticket.over = RateLimited(level.name, shown(key), seconds)
         return True
 
-    def _nap(self, now: float) -> float:
-        """How long to sleep while others hold the permits."""
-        self.ticket.books.reclaim()
+    def _longest(self, now: float) -> float:
+        waits = [level.excess(place.state(level.table.state(key)), now) for level, key, place in self._places]
+        return max(self._not_before - now, *waits, 0.0)
+
+    def _others_vanished(self, now: float) -> bool:
+        """Give back what is held by leases that ended, and by waiters ahead that have not been heard of."""
+        found = self.ticket.books.reclaim()
         for _, _, place in self._places:
             first = place.line.first()
             if first is not None and first.owner.until + _GRACE_SECONDS < now:
-                first.owner.ticket.refund()  # it went away without a word
+                first.owner.ticket.refund()
+                found = True
+        return found
+
+    def _nap(self, now: float) -> float:
+        """How long to sleep while others hold the permits."""
         return min(max(_SHORTEST_NAP_SECONDS, (now - self._began) / 8), LOOK_AGAIN_SECONDS, self.until - now)
 
     def _refuse(self, seconds: float) -> NoReturn:

@@ -21,11 +21,11 @@ _RIGHT_MONEY = 'US dollars per s, min, h or day, as in "5 USD/day"'
 class Rate:
     """*amount* per *per* seconds, up to *burst* at once; without *burst*, one period's worth (at least one).
 
-    What GCRA needs follows from it, in seconds: ``interval`` (one token's time), ``fill`` (from empty to full) and
-    ``depth``: how far ahead of the clock the state may be, which is ``fill`` and the rounding errors of a whole
-    burst, half an interval at most. ``most`` is the largest cost. Without them the textbook comparison refuses the
-    last token of a burst half of the time. Exact while burst x amount / per stays below 8 million (4 billion on a
-    clock that counts from boot).
+    What GCRA needs follows from it, in seconds: ``interval`` (one token's time), ``fill`` (from empty to full), and
+    ``depth``, how far ahead of the clock the state may be: ``fill`` and the rounding errors that the additions of a
+    whole burst can make, half an interval at most. Without these the textbook comparison refuses the last token of
+    every second burst. Exact while burst x amount / per stays below 4 million on a clock that counts Unix time, 2
+    billion on one that counts from boot. ``most`` is the largest cost.
     """
 
     __slots__ = ("amount", "burst", "depth", "fill", "interval", "most", "per")

@@ -190,14 +190,16 @@ class Ticket:
                 self.pace.answered(self.sent, headers or {}, moment, refused=refused, retry_after=retry_after)
 
     def __enter__(self) -> Ticket:
-        wait(self.naps(), self.books.clock)
+        if self.queueing is not None:
+            wait(self.naps(), self.books.clock)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
 
     async def __aenter__(self) -> Ticket:
-        await wait_async(self.naps())
+        if self.queueing is not None:
+            await wait_async(self.naps())
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -55,13 +55,15 @@ class Turn:
         self.bucket, self.cost, self.max_wait_seconds = bucket, cost, max_wait_seconds
 
     def __enter__(self) -> None:
-        wait(self._naps(), self.bucket.clock)
+        if not self.bucket.check_and_consume(self.cost):
+            wait(self._naps(), self.bucket.clock)
 
     def __exit__(self, *_: object) -> None:
         pass
 
     async def __aenter__(self) -> None:
-        await wait_async(self._naps())
+        if not self.bucket.check_and_consume(self.cost):
+            await wait_async(self._naps())
 
     async def __aexit__(self, *_: object) -> None:
         pass
@@ -86,8 +88,6 @@ class Turn:
 
     def _naps(self) -> Naps:
         bucket, rule = self.bucket, self.bucket.rule
-        if bucket.check_and_consume(self.cost):
-            return
         with _lock:
             seconds = bucket.retry_after(self.cost)
             if seconds > self.max_wait_seconds:

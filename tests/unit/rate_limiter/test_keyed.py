@@ -83,6 +83,17 @@ def test_those_without_room_are_limited_together(clock):
     assert all(limiter.check_and_consume(user=f"user-{number}") for number in range(50))
 
 
+def test_what_a_forgotten_key_gives_back_is_not_that_of_others():
+    """A key that is full again has nothing to give back, least of all to those that share a state."""
+    keys = table(max_keys=4)
+    for number in range(5):
+        keys.shift(f"user-{number}", 1000.0, 0.0)
+    before = keys.state(OTHERS)
+    keys.shift("long-gone", -500.0, 10.0)
+    assert keys.state(OTHERS) == before
+    assert len(keys) == 5
+
+
 @pytest.mark.parametrize("max_keys", [0, -1, 1.5, True])
 def test_an_impossible_bound_is_an_error(max_keys):
     """The bound is a whole number."""
