@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import Any
 
-from llmkit_litellm import compat, reading
+from llmkit_litellm import compat
 from llmkit_litellm.compat import CustomStreamWrapper
 from llmkit_litellm.journey import Journey, Reader, sending, travelling
-from llmkit_litellm.reading import Reading
+from llmkit_litellm.reading import Reading, learn, says
 from llmkit_litellm.streams import Opening
 from llmkit_litellm.targets import Book
 from llmkit_plugins.call import Attempt, Call, Target
@@ -52,40 +52,40 @@ class SDKBackend(LiteLLMBackend):
     def stream(self, call: Call, attempt: Attempt | None) -> Iterator[Any]:
         with sending():
             stream = self._send()
-        yield Opening(stream)
         if not isinstance(stream, CustomStreamWrapper):
+            yield Opening(_learnt(attempt, stream))
             return
         with compat.closing(stream):
-            compat.open_stream(stream)
-            read = _reading(attempt, stream)
-            for chunk in stream:
-                read.read(chunk)
+            yield Opening(stream)
+            reading = _reading(attempt, stream)
+            while (chunk := _next_sent(stream)) is not _END:
+                reading.read(chunk)
                 yield chunk
-            read.end()
+            reading.end()
 
     async def astream(self, call: Call, attempt: Attempt | None) -> AsyncIterator[Any]:
         with sending():
             stream = await self._send()
-        yield Opening(stream)
         if not isinstance(stream, CustomStreamWrapper):
+            yield Opening(_learnt(attempt, stream))
             return
         async with aclosing(stream):
-            await compat.aopen_stream(stream)
-            read = _reading(attempt, stream)
-            async for chunk in stream:
-                read.read(chunk)
+            yield Opening(stream)
+            reading = _reading(attempt, stream)
+            while (chunk := await _anext_sent(stream)) is not _END:
+                reading.read(chunk)
                 yield chunk
-            read.end()
+            reading.end()
 
     def says(self, chunk: Any) -> bool:
         if isinstance(chunk, Opening):  # a caller who wanted a stream and gets none has all there is
             return not isinstance(chunk.stream, CustomStreamWrapper)
-        return reading.says(chunk)
+        return says(chunk)
 
 
 def _learnt(attempt: Attempt | None, answer: Any) -> Any:
     if attempt is not None:
-        reading.learn(attempt, answer)
+        learn(attempt, answer)
     return answer
 
 
@@ -93,6 +93,16 @@ def _reading(attempt: Attempt | None, stream: CustomStreamWrapper) -> Reading:
     if attempt is None:
         raise TypeError("only a backend that delegates is sent a call without an attempt")
     return Reading(attempt, stream)
+
+
+def _next_sent(stream: Any) -> Any:
+    with sending():
+        return next(stream, _END)
+
+
+async def _anext_sent(stream: Any) -> Any:
+    with sending():
+        return await anext(stream, _END)
 
 
 class RouterBackend(LiteLLMBackend):
@@ -122,7 +132,7 @@ class RouterBackend(LiteLLMBackend):
                 yield Opening(stream)
                 return
             with compat.closing(stream):
-                chunk = _next(journey, stream)  # begun streams only can be closed
+                chunk = _next(journey, stream)  # only what has begun can be closed
                 yield Opening(stream)
                 while chunk is not _END:
                     yield chunk

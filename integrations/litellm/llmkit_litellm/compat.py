@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -30,7 +30,6 @@ __all__ = [
     "RouterRateLimitError",
     "RouterRateLimitErrorBasic",
     "aclose_stream",
-    "aopen_stream",
     "apart",
     "apick",
     "close_stream",
@@ -40,7 +39,6 @@ __all__ = [
     "hidden",
     "is_cached",
     "made_up_the_end",
-    "open_stream",
     "pick",
     "resemble",
     "response_headers",
@@ -118,20 +116,6 @@ def _is_in_loop() -> bool:
 
 
 # -- streams --------------------------------------------------------------------------------------------------------
-
-
-def open_stream(stream: CustomStreamWrapper) -> None:
-    """Send the request, where the provider's adapter has left that to the first read."""
-    if stream.completion_stream is None and stream.make_call is not None:
-        fetch: Callable[[], Any] = stream.fetch_sync_stream
-        fetch()
-
-
-async def aopen_stream(stream: CustomStreamWrapper) -> None:
-    """The same, awaiting."""
-    if stream.completion_stream is None and stream.make_call is not None:
-        fetch: Callable[[], Awaitable[Any]] = stream.fetch_stream
-        await fetch()
 
 
 async def aclose_stream(stream: Any) -> None:

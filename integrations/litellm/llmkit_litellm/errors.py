@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from litellm.exceptions import (
     APIConnectionError,
@@ -89,7 +89,7 @@ def as_litellm(error: LLMKitError, model: str | None) -> Exception:
     vars(raised).update(vars(error))
     raised.args = error.args
     _tell_retry_after(raised, getattr(error, "retry_after", None))
-    return raised
+    return cast("Exception", raised)
 
 
 def _base_of(error: LLMKitError) -> Any:

@@ -89,21 +89,22 @@ class Journey:
         return self
 
     def __exit__(self, _: object, gone: BaseException | None, __: object) -> None:
-        self._end(gone)
-        for stream in self.streams:
+        for stream in self._end(gone):
             stream.close()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, _: object, gone: BaseException | None, __: object) -> None:
-        self._end(gone)
-        for stream in self.streams:
+        for stream in self._end(gone):
             await stream.aclose()
 
-    def _end(self, gone: BaseException | None) -> None:
-        self.over = True
+    def _end(self, gone: BaseException | None) -> list[Any]:
+        """The streams to close. What LiteLLM leaves running keeps the context, and this with it: hold on to nothing."""
+        self.over, self.failure = True, None
         self.give_up(gone)
+        streams, self.streams = self.streams, []
+        return streams
 
 
 _under_way: ContextVar[Journey | None] = ContextVar("llmkit_litellm_journey", default=None)

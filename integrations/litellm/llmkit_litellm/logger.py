@@ -39,7 +39,7 @@ class LLMKitLogger(CustomLogger):
     def __init__(self, kit: LLMKit) -> None:
         super().__init__()
         self.plugin_name = f"llmkit-{id(self):x}"  # LiteLLM takes two callbacks of one class for the same without it
-        self._kit, self._reader, self._book = kit, Reader(), Book()
+        self._kit, self._reader, self._book = kit, Reader(), Book(kit.targets)
         self._open: dict[int, tuple[Any, Handle]] = {}
         self._lock = Lock()
 

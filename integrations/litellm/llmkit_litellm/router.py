@@ -54,7 +54,7 @@ def _route(kit: LLMKit | None, router: Any, send: Callable[[], Any], arguments: 
     """Make a call through *router*, unless the plugins know of it already."""
     if kit is None or is_sending() or _is_known(arguments):
         return send()
-    return make(kit, call_of(arguments), RouterBackend(send, kit, _book(router)))
+    return make(kit, call_of(arguments), RouterBackend(send, kit, _book(router, kit)))
 
 
 async def _aroute(
@@ -63,7 +63,7 @@ async def _aroute(
     """The same, awaiting."""
     if kit is None or is_sending() or _is_known(arguments):
         return await send()
-    return await amake(kit, call_of(arguments), RouterBackend(send, kit, _book(router)))
+    return await amake(kit, call_of(arguments), RouterBackend(send, kit, _book(router, kit)))
 
 
 def _is_known(arguments: Mapping[str, Any]) -> bool:
@@ -72,8 +72,12 @@ def _is_known(arguments: Mapping[str, Any]) -> bool:
     return journey is not None and journey.call.messages is arguments["messages"]
 
 
-def _book(router: Any) -> Book:
-    return _books.setdefault(compat.core(router), Book())
+def _book(router: Any, kit: LLMKit) -> Book:
+    """The targets of *router*, as *kit* knows them."""
+    book = _books.get(compat.core(router))
+    if book is None or book.own is not kit.targets:
+        book = _books[compat.core(router)] = Book(kit.targets)
+    return book
 
 
 # -- every Router ---------------------------------------------------------------------------------------------------

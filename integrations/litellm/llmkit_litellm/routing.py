@@ -7,13 +7,12 @@ from functools import partial
 from typing import Any
 
 from llmkit_litellm import compat
+from llmkit_litellm.compat import Deployment
 from llmkit_litellm.errors import as_litellm
 from llmkit_litellm.journey import Journey, journey_under_way
 from llmkit_plugins.call import Target
 from llmkit_plugins.errors import NoTarget, Refused
 from llmkit_plugins.steps import Ask
-
-Deployment = Mapping[str, Any]
 
 
 def steered(router: Any, context: tuple[Any, Any], request_kwargs: Mapping[str, Any] | None) -> tuple[Any, Any]:

@@ -9,10 +9,13 @@ from typing import Any, Self
 from llmkit_litellm import compat
 from llmkit_litellm.compat import CustomStreamWrapper
 from llmkit_litellm.errors import as_litellm, original
+from llmkit_litellm.journey import sending
 from llmkit_litellm.reading import Reading
 from llmkit_plugins.clock import Clock
 from llmkit_plugins.engine.handle import Handle
 from llmkit_plugins.errors import LLMKitError
+
+_END: Any = object()
 
 
 class AttemptStream(CustomStreamWrapper):
@@ -32,25 +35,25 @@ class AttemptStream(CustomStreamWrapper):
     def open(self) -> Self:
         """Read up to the first chunk that says something. Raises the provider's error."""
         try:
-            compat.open_stream(self._inner)
             while not self._reading.said:
                 self._held.append(self._pull())
         except BaseException as error:
             self._handle.fail(original(error))
             self.close()
-            raise self._opening_error(error) from None
+            failure = self._opening_error(error)
+            raise failure from failure.__cause__
         return self
 
     async def aopen(self) -> Self:
         """The same, awaiting."""
         try:
-            await compat.aopen_stream(self._inner)
             while not self._reading.said:
                 self._held.append(await self._apull())
         except BaseException as error:
             self._handle.fail(original(error))
             await self.aclose()
-            raise self._opening_error(error) from None
+            failure = self._opening_error(error)
+            raise failure from failure.__cause__
         return self
 
     def _opening_error(self, error: BaseException) -> BaseException:
@@ -105,19 +108,19 @@ class AttemptStream(CustomStreamWrapper):
             self._handle.cancel()
 
     def _pull(self) -> Any:
-        try:
-            chunk = next(self._inner)
-        except StopIteration:
+        with sending():
+            chunk = next(self._inner, _END)
+        if chunk is _END:
             self._reading.end()
-            raise
+            raise StopIteration
         return self._learn(chunk)
 
     async def _apull(self) -> Any:
-        try:
-            chunk = await anext(self._inner)
-        except StopAsyncIteration:
+        with sending():
+            chunk = await anext(self._inner, _END)
+        if chunk is _END:
             self._reading.end()
-            raise
+            raise StopAsyncIteration
         return self._learn(chunk)
 
     def _learn(self, chunk: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,9 +20,12 @@ _PER_MILLION = 1e6
 
 
 class Book:
-    """The targets of one Router by deployment id: the same one as long as the deployment is."""
+    """The targets of one Router by deployment id: the same one as long as the deployment is. One of *own*, a kit's
+    targets, stands for the deployment whose id is its name."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Sequence[Target] = ()) -> None:
+        self.own = own
+        self._named = {target.name: target for target in own}
         self._known: dict[str, tuple[Any, Target]] = {}
 
     def target(self, deployment: Mapping[str, Any]) -> Target:
@@ -37,6 +40,8 @@ class Book:
     def _target(self, group: str | None, params: Mapping[str, Any], info: Mapping[str, Any] | None) -> Target:
         info = info or {}
         name = str(info.get("id") or group)
+        if name in self._named:
+            return self._named[name]
         made_of = group, {key: params[key] for key in _READ if params.get(key) is not None}, info
         known = self._known.get(name)
         if known is None or known[0] != made_of:

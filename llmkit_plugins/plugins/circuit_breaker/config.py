@@ -30,7 +30,7 @@ class CircuitBreakerConfig(Settings):
         description="Standard deviations that count as an anomaly: of log latency, and of the confidence in a rate.",
     )
     open_seconds: float = Field(default=60.0, gt=0, description="How long the circuit stays open the first time.")
-    max_open_seconds: float = Field(default=600.0, gt=0, description="What the doubling of open_seconds is capped at.")
+    max_open_seconds: float = Field(default=300.0, gt=0, description="What the doubling of open_seconds is capped at.")
     window_seconds: float = Field(default=60.0, gt=0, description="How far back rates and percentiles look.")
     minimum_calls: int = Field(default=20, ge=1, description="Calls in the window before a rate says anything.")
     failure_rate: float = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import inf, log
 
 from llmkit_plugins.plugins.circuit_breaker.config import CircuitBreakerConfig
@@ -17,13 +18,14 @@ class HealthDetector:
     An answer is *seconds* long (None: it has only begun) and has *parts* to compare with earlier ones.
     """
 
-    __slots__ = ("_config", "_failures", "_limits", "avoid_until", "histogram", "latencies", "window")
+    __slots__ = ("_config", "_failures", "_limits", "_slow_seconds", "avoid_until", "histogram", "latencies", "window")
 
     avoid_until: float | None
     """The latest time that a ``Retry-After`` of the present run of bad answers named."""
 
     def __init__(self, config: CircuitBreakerConfig, now: float) -> None:
         self._config = config
+        self._slow_seconds = config.slow_call_seconds
         self.reset(now)
 
     def reset(self, now: float) -> None:
@@ -60,7 +62,7 @@ class HealthDetector:
             self._end_run()
         if (whole := self.latencies.whole).exceeded(log_seconds):
             return self.latencies.risen(now, "latency", whole)
-        return None if self._config.slow_call_seconds is None else self._slow(now, seconds)
+        return None if self._slow_seconds is None else self._slow(now, seconds)
 
     def heard(self, now: float, seconds: float | None, parts: Parts) -> Reason | None:
         """Learn from any answer; the reason is one to open."""
@@ -75,7 +77,7 @@ class HealthDetector:
         """Judge a probe's answer and learn nothing from it; the reason is one to open again."""
         if seconds is not None:
             self.count(now, seconds)
-        time, limit = parts.whole or parts.first_chunk, self._config.slow_call_seconds
+        time, limit = parts.whole or parts.first_chunk, self._slow_seconds
         if time is not None and limit is not None and time > limit:
             return Reason("slow_call_seconds", time, limit)
         return self.latencies.unusual(now, parts)
@@ -110,6 +112,7 @@ class HealthDetector:
     def _turn(self, now: float) -> None:
         self.window.turn(now)
         self.histogram.turn(now)
+        self.latencies.keep_pace(self.window.counts(now).calls / self._config.window_seconds)
 
     def _end_run(self) -> None:
         self._failures = self._limits = 0
@@ -120,21 +123,22 @@ class HealthDetector:
         return Reason("consecutive_failures", self._failures, threshold) if self._failures >= threshold else None
 
     def _failure_rate(self, now: float) -> Reason | None:
-        calls, failures, _ = self.window.counts(now)
-        return self._rate("failure_rate", failures, calls, self._config.failure_rate)
+        stretches = ((calls, failures) for calls, failures, _ in self.window.stretches(now))
+        return self._rate("failure_rate", stretches, self._config.failure_rate)
 
     def _slow(self, now: float, seconds: float | None) -> Reason | None:
         """Count an answer that was too slow in absolute terms."""
-        limit = self._config.slow_call_seconds
+        limit = self._slow_seconds
         if limit is None or seconds is None or seconds <= limit:
             return None
         self.window.add(now, slow=1)
-        calls, _, slow = self.window.counts(now)
         # A stream is slow when it begins, and a call when it ends.
-        return self._rate("slow_call_rate", min(slow, calls), calls, self._config.slow_call_rate)
+        stretches = ((calls, min(slow, calls)) for calls, _, slow in self.window.stretches(now))
+        return self._rate("slow_call_rate", stretches, self._config.slow_call_rate)
 
-    def _rate(self, statistic: str, hits: int, calls: int, threshold: float) -> Reason | None:
-        if calls < self._config.minimum_calls:
-            return None
-        proven = wilson_lower_bound(hits, calls, self._config.z_score)
+    def _rate(self, statistic: str, stretches: Iterable[tuple[int, int]], threshold: float) -> Reason | None:
+        """Whether any stretch of time up to now proves a rate above *threshold*: old health hides no new trouble."""
+        enough, z_score = self._config.minimum_calls, self._config.z_score
+        bounds = (wilson_lower_bound(hits, calls, z_score) for calls, hits in stretches if calls >= enough)
+        proven = max(bounds, default=0.0)
         return Reason(statistic, proven, threshold) if proven > threshold else None

@@ -36,7 +36,8 @@ class Guard:
         permit = circuit.free or self._admitted()
         started = clock()
         try:
-            answer = function(*args, **kwargs)
+            # Unpacking no keywords costs as much as a call.
+            answer = function(*args, **kwargs) if kwargs else function(*args)  # type: ignore[call-arg]
         except BaseException as error:
             self._ended(permit, started, error)
             raise
@@ -55,7 +56,8 @@ class Guard:
         except BaseException as error:
             self._ended(permit, started, error)
             raise
-        self._ended(permit, started)
+        now = self._clock()
+        self._circuit.answered(now, permit, now - started)
         return answer
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from llmkit_plugins.plugins.circuit_breaker.config import CircuitBreakerConfig
 from llmkit_plugins.plugins.circuit_breaker.histogram import clamped
-from llmkit_plugins.plugins.circuit_breaker.latency import BOUND, LatencyDetector
+from llmkit_plugins.plugins.circuit_breaker.latency import BOUND, FAR, LatencyDetector
 from llmkit_plugins.plugins.circuit_breaker.states import Reason
 
 TOKEN_FLOOR = 0.1
@@ -27,7 +27,10 @@ class Parts(NamedTuple):
 class Latencies:
     """Watches each of the latencies on its own. One that stays high for ``relearn_seconds`` becomes the usual."""
 
+    _calm_since: float | None
+    """When the circuit closed last; None since latency has opened it."""
     _slow_since: float | None
+    """When the present anomaly began, with what was no health in between."""
 
     __slots__ = ("_calm_since", "_config", "_first_chunk", "_per_token", "_slow_since", "whole")
 
@@ -39,14 +42,18 @@ class Latencies:
     def calm(self, now: float) -> None:
         """Forget what was unusual."""
         self._calm_since = now
-        for detector in (self.whole, self._first_chunk, self._per_token):
-            if detector is not None:
-                detector.total = 0.0
+        for detector in self._known():
+            detector.total = 0.0
+
+    def keep_pace(self, calls_per_second: float) -> None:
+        """Let what is usual follow over ``relearn_seconds``, however dense traffic is: a slow drift is not followed."""
+        for detector in self._known():
+            detector.remember(calls_per_second * self._config.relearn_seconds)
 
     @property
     def z_score(self) -> float:
         """The latest z-score; where several latencies are watched, the worst."""
-        return max(d.z_score for d in (self.whole, self._first_chunk, self._per_token) if d is not None)
+        return max(detector.z_score for detector in self._known())
 
     def risen_in(self, now: float, parts: Parts) -> Reason | None:
         """Learn from *parts*; the reason is that one of them has risen."""
@@ -64,26 +71,28 @@ class Latencies:
 
     def risen(self, now: float, statistic: str, detector: LatencyDetector) -> Reason | None:
         """The reason to open, as the latency has risen that *detector* watches; None where it is the new normal."""
-        if now - self._calm_since >= self._config.open_seconds:
-            self._slow_since = None
-        return None if self._is_new_normal(now) else Reason(statistic, detector.total, BOUND)
+        return self._suspect(now, Reason(statistic, detector.total, BOUND))
 
     def unusual(self, now: float, parts: Parts) -> Reason | None:
-        """Judge *parts* that nothing is to be learned from; the reason is the worst z-score."""
+        """Judge a probe's *parts*, and learn nothing from them; the reason is the worst z-score.
+
+        Where it was latency that opened the circuit, a probe must be as quick as usual; else it must not be far off.
+        """
+        limit = self._config.z_score if self._calm_since is None else max(self._config.z_score, FAR)
         scores = [(detector.judge(log(clamped(seconds))), name) for name, seconds, detector in self._watched(parts)]
         z, statistic = max(scores, default=(0.0, ""))
-        if z <= self._config.z_score or self._is_new_normal(now):
-            return None
-        return Reason(statistic, z, self._config.z_score)
+        return self._suspect(now, Reason(statistic, z, limit)) if z > limit else None
 
-    def _is_new_normal(self, now: float) -> bool:
-        """Whether it has been slow for so long that this is usual now; then that is learned."""
-        if self._slow_since is None:
+    def _suspect(self, now: float, reason: Reason) -> Reason | None:
+        """Pass *reason* on, unless it has been slow for so long that this is the new normal: then that is learned."""
+        calm_since = self._calm_since
+        if self._slow_since is None or (calm_since is not None and now - calm_since >= self._config.open_seconds):
             self._slow_since = now
-        lasts = now - self._slow_since >= self._config.relearn_seconds
-        if lasts:
+        if now - self._slow_since >= self._config.relearn_seconds:
             self._forget()
-        return lasts
+            return None
+        self._calm_since = None
+        return reason
 
     def _forget(self) -> None:
         self.whole = self._detector()
@@ -101,6 +110,9 @@ class Latencies:
         if per_token is not None:
             self._per_token = self._per_token or self._detector(TOKEN_FLOOR)
             yield "seconds_per_output_token", per_token, self._per_token
+
+    def _known(self) -> Iterator[LatencyDetector]:
+        return (detector for detector in (self.whole, self._first_chunk, self._per_token) if detector)
 
     def _detector(self, floor: float = 1.0) -> LatencyDetector:
         config = self._config

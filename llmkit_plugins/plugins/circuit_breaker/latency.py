@@ -22,8 +22,9 @@ STRAGGLER_GAIN = 1 / 400
 STRAGGLERS_ARE_USUAL = 2.5 * STRAGGLER_GAIN
 """Three among the last four hundred above the reference, or four thousand of all."""
 
-SLOWEST_GAIN = 1 / 512
-"""How fast the usual moves once it is well known: some 500 answers are remembered."""
+LEAST_MEMORY = 512
+"""So many answers the usual is made of, once they are there; where traffic is dense, more."""
+_KNOWN = 1 / LEAST_MEMORY
 
 # Where the median absolute deviation and the 90th percentile of a Gaussian lie, in standard deviations, and the steps
 # that follow a quantile as exactly as the sample's own would: share of the other side / density (Robbins, Monro 1951).
@@ -81,6 +82,11 @@ class LatencyDetector:
         """How far the latest answer was from the usual, in standard deviations; 0 while that is not known."""
         return self._deviation * self._reference / self._ordinary if self._sample is None else 0.0
 
+    def remember(self, answers: float) -> None:
+        """Let the usual be made of so many answers, and of ``LEAST_MEMORY`` at least, once they are there."""
+        if self._gain <= _KNOWN and self._sample is None:
+            self._gain = 1.0 / max(answers, LEAST_MEMORY)
+
     def judge(self, log_seconds: float) -> float:
         """The z-score of an answer that nothing is to be learned from."""
         if self._sample is None:
@@ -100,7 +106,7 @@ class LatencyDetector:
                 return total > BOUND
 
         gain, spread, upper = self._gain, self._spread, self._upper
-        if gain > SLOWEST_GAIN:
+        if gain > _KNOWN:
             self._gain = gain = gain / (1.0 + gain)
         step = gain * spread
         if deviation > upper:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from math import sqrt
 from typing import NamedTuple
 
@@ -48,10 +49,21 @@ class Window:
 
     def counts(self, now: float) -> Counts:
         """What was counted in the window that ends *now*."""
+        *_, whole = self.stretches(now)
+        return whole
+
+    def stretches(self, now: float) -> Iterator[Counts]:
+        """What was counted in the present bucket, in this and the last, and so on; in the end in the whole window."""
         if now >= self.ends:
             self.turn(now)
-        calls, failures, slow = (sum(self._past[kind::3]) for kind in range(3))
-        return Counts(calls + self.calls, failures + self.failures, slow + self.slow)
+        calls, failures, slow = self.calls, self.failures, self.slow
+        yield Counts(calls, failures, slow)
+        for back in range(1, BUCKETS):
+            at = 3 * ((self._at - back) % _PAST)
+            calls += self._past[at]
+            failures += self._past[at + 1]
+            slow += self._past[at + 2]
+            yield Counts(calls, failures, slow)
 
     def turn(self, now: float) -> None:
         """Begin the bucket that *now* belongs to."""

@@ -6,6 +6,8 @@ import litellm
 import pytest
 from llmkit_litellm.targets import Book, sdk_target
 
+from llmkit_plugins import Target
+
 DEPLOYMENT = {
     "model_name": "group",
     "litellm_params": {
@@ -85,3 +87,9 @@ def test_a_model_that_litellm_cannot_place():
     assert sdk_target("nobody-knows").provider == "unknown"
     with pytest.raises(litellm.BadRequestError):
         litellm.completion("nobody-knows", [{"role": "user", "content": "hi"}])
+
+
+def test_a_target_of_the_kit_stands_for_the_deployment_of_its_name() -> None:
+    """What the platform team wrote about it (prices, region) counts, rather than what LiteLLM knows."""
+    own = Target(str(DEPLOYMENT["model_info"]["id"]), "ours", "model", input_price=1.0)
+    assert Book([own]).target(DEPLOYMENT) is own

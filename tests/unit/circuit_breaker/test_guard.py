@@ -106,8 +106,6 @@ def test_what_is_raised_comes_through_and_counts(make, clock, form, error):
 )
 def test_what_says_nothing_about_the_target_does_not_count(make, clock, form, error):
     """The caller's own errors, refusals and cancellation pass unchanged and count neither way."""
-    if form in (through_acall, through_async_decorator, through_async_with) and isinstance(error, KeyboardInterrupt):
-        pytest.skip("an event loop makes its own of Ctrl-C")
     breaker = make()
     for _ in range(10):
         with pytest.raises(type(error)):

@@ -94,6 +94,29 @@ def test_a_lower_z_score_notices_earlier():
     assert needed[1.5] <= needed[2.5] <= needed[3.0]
 
 
+def drifting(make, clock, seconds, doubling, calls_per_second=10):
+    """How many times the latency had grown when the breaker opened, or None, while it doubles every so many seconds."""
+    breaker, rng = make(), random.Random(11)
+    for number in range(int((300 + seconds) * calls_per_second)):
+        clock.advance(1 / calls_per_second)
+        grown = 2 ** (max(0.0, number / calls_per_second - 300) / doubling)
+        breaker.record_success(grown * 0.8 * exp(rng.gauss(0, 0.3)))
+        if breaker.state is not State.CLOSED:
+            return grown
+    return None
+
+
+@pytest.mark.parametrize("calls_per_second", [2, 10, 50])
+def test_a_drift_is_noticed_however_slowly_it_creeps(make, clock, calls_per_second):
+    """Latency that doubles each minute is noticed before it is three times what it was, also where traffic is dense."""
+    assert 1.0 < drifting(make, clock, 300.0, 60.0, calls_per_second) < 3.0
+
+
+def test_the_way_of_the_day_is_followed(make, clock):
+    """Latency that doubles within two hours opens nothing."""
+    assert drifting(make, clock, 7200.0, 7200.0, 2) is None
+
+
 def test_getting_faster_is_no_anomaly(make):
     """A latency that falls to a tenth opens nothing."""
     breaker = make()
@@ -141,6 +164,50 @@ def test_a_slow_probe_opens_again(make, healthy, clock):
     assert breaker.state is State.OPEN
     assert told[-1].reason.statistic == "latency"
     assert told[-1].reason.value > told[-1].reason.threshold == 2.5
+
+
+@pytest.mark.parametrize(("opened_by", "after"), [("latency", State.OPEN), ("failures", State.CLOSED)])
+def test_a_probe_is_judged_by_what_opened_the_circuit(make, healthy, clock, opened_by, after):
+    """Probes twice as slow as usual open a circuit again that was slow, not one that failed."""
+    breaker = make()
+    healthy(breaker)
+    if opened_by == "latency":
+        breaker.record_success(5.0)
+    for _ in range(5 if opened_by == "failures" else 0):
+        breaker.record_failure("server")
+    assert breaker.state is State.OPEN
+    clock.advance(60.0)
+    breaker.record_success(0.2)
+    breaker.record_success(0.2)
+    assert breaker.state is after
+
+
+def test_a_probe_that_is_far_off_opens_again_whatever_opened_the_circuit(make, healthy, clock):
+    """After an outage a probe of fifty times the usual latency is no recovery, and then latency is the suspect."""
+    breaker = make()
+    healthy(breaker)
+    for _ in range(5):
+        breaker.record_failure("server")
+    for seconds in (5.0, 0.2):
+        clock.advance(breaker.retry_after())
+        breaker.record_success(seconds)
+        assert breaker.state is State.OPEN
+
+
+def test_one_far_probe_long_after_an_anomaly_is_no_new_normal(make, healthy, clock):
+    """An anomaly of yesterday does not make a slow probe of today the usual."""
+    breaker = make(relearn_seconds=600.0)
+    healthy(breaker)
+    breaker.record_success(5.0)
+    clock.advance(60.0)
+    healthy(breaker, 10)
+    clock.advance(86_400.0)
+    healthy(breaker, 10)
+    for _ in range(5):
+        breaker.record_failure("server")
+    clock.advance(60.0)
+    breaker.record_success(5.0)
+    assert breaker.state is State.OPEN
 
 
 def test_a_lasting_new_normal_is_accepted(make, healthy, clock):

@@ -66,6 +66,23 @@ def test_a_brown_out_opens_by_its_rate(make):
     assert calls < 60
 
 
+def test_old_health_hides_no_new_trouble(make, clock):
+    """A minute of dense healthy traffic does not keep a brown-out from being noticed within some dozen calls."""
+    breaker = make()
+    for _ in range(3000):
+        clock.advance(0.02)
+        breaker.record_success(0.1)
+    calls = 0
+    while breaker.state is State.CLOSED and calls < 3000:
+        clock.advance(0.02)
+        calls += 1
+        if calls % 4:
+            breaker.record_success(0.1)
+        else:
+            breaker.record_failure("server")
+    assert calls < 400
+
+
 def test_few_calls_prove_nothing(make):
     """Three failures among ten calls are a rate of 30 %, but below the minimum volume."""
     breaker = make()

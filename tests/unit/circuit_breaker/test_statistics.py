@@ -39,6 +39,14 @@ def test_the_window_forgets_a_tenth_at_a_time():
     assert window.counts(501.0) == (2, 0, 0)
 
 
+def test_the_window_tells_of_each_stretch_up_to_now():
+    """The stretches grow bucket by bucket into the past, the present one first."""
+    window = Window(10.0, 0.0)
+    for second in range(14):
+        window.add(second + 0.5, calls=second)
+    assert [counts.calls for counts in window.stretches(13.9)] == [13, 25, 36, 46, 55, 63, 70, 76, 81, 85]
+
+
 @pytest.mark.parametrize(("gap", "left"), [(0.0, 5), (9.99, 5), (10.0, 0), (10.5, 0), (99.0, 0), (1e9, 0)])
 def test_the_window_is_empty_after_a_gap(gap, left):
     """After a gap of a whole window nothing is left, however it falls on the buckets."""
