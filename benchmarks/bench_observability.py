@@ -128,8 +128,8 @@ def repeated(work: Callable[[], Any], times: int = CALLS) -> Contender:
     return run
 
 
-def sdk_span() -> Contender:
-    tracer, attributes = tracers().get_tracer("bench"), {f"gen_ai.attribute.{n}": "value" for n in range(8)}
+def sdk_span(provider: TracerProvider) -> Contender:
+    tracer, attributes = provider.get_tracer("bench"), {f"gen_ai.attribute.{n}": "value" for n in range(8)}
     return repeated(lambda: tracer.start_span("chat", attributes=attributes).end())
 
 
@@ -156,7 +156,8 @@ def ours(rounds: int) -> dict[str, float]:
         "metrics: the reader's part": reading(plugin(traces=False)),
         "metrics for OpenTelemetry: the reader's part": reading(plugin(traces=False, **otel)),
         "prometheus-client: one bound observe": prometheus_observe(),
-        "OpenTelemetry SDK: one span, 8 attributes": sdk_span(),
+        "OpenTelemetry SDK: one span, 8 attributes": sdk_span(tracers()),
+        "OpenTelemetry SDK: the same, unsampled": sdk_span(tracers(sampler=ALWAYS_OFF)),
     }
     medians = measure({**recorded, **others}, rounds)
     own = {name: medians[name] - (medians[nothing] if name in recorded else 0.0) for name in medians if name != nothing}

@@ -59,6 +59,8 @@ class Routed:
     """Why, in a word or two of a small vocabulary: it becomes a label."""
     predicted_seconds: float | None = None
     """How long the attempt will take, from sending to its end; None where nobody knows."""
+    predicted_cost: float | None = None
+    """What it will cost in USD; None where a price is unknown."""
 
 
 class Events:

@@ -1,10 +1,12 @@
 """For LiteLLM's proxy, in its config.yaml: ``litellm_settings: {callbacks: ["llmkit_litellm.proxy.handler"]}``.
 
-The proxy imports this module before it makes its Router, and with it a kit is made of the settings that ``LLMKIT_CONFIG``
-names and installed. Raises ``ConfigError`` at start-up where they are wrong.
+The proxy asks for ``handler`` before it makes its Router. With that a kit is made of the settings that ``LLMKIT_CONFIG``
+names, and installed. Raises ``ConfigError`` at start-up where they are wrong.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 from litellm.integrations.custom_logger import CustomLogger
 
@@ -20,5 +22,14 @@ class LLMKitProxyHandler(CustomLogger):
         self.kit = kit
 
 
-handler = LLMKitProxyHandler(LLMKit.from_config())
-install(handler.kit)
+@cache
+def _handler() -> LLMKitProxyHandler:
+    made = LLMKitProxyHandler(LLMKit.from_config())
+    install(made.kit)
+    return made
+
+
+def __getattr__(name: str) -> LLMKitProxyHandler:
+    if name != "handler":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _handler()

@@ -52,15 +52,14 @@ class Reading:
     def read(self, chunk: Any) -> bool:
         """Learn from *chunk*; True where it is the first that says something. Raises ``EmptyAnswer`` where all it says
         is an end that LiteLLM made up."""
+        begins = not self.said and says(chunk)
+        if begins and compat.made_up_the_end(self.stream):
+            raise EmptyAnswer("the stream ended before it said anything")
         _learn_words(self.attempt, chunk)
         if self.cached:
             _free(self.attempt)
-        if self.said or not says(chunk):
-            return False
-        if compat.made_up_the_end(self.stream):
-            raise EmptyAnswer("the stream ended before it said anything")
-        self.said = True
-        return True
+        self.said = self.said or begins
+        return begins
 
     def end(self) -> None:
         """There is no further chunk. Raises ``EmptyAnswer`` where none said anything."""
@@ -70,13 +69,15 @@ class Reading:
 
 def _learn_words(attempt: Attempt, answer: Any) -> None:
     hidden = compat.hidden(answer)
-    attempt.model = hidden.get("provider_response_model") or attempt.model or getattr(answer, "model", None)
+    if attempt.model is None:
+        attempt.model = hidden.get("provider_response_model") or getattr(answer, "model", None)
     usage = usage_of(getattr(answer, "usage", None) or hidden.get("usage"))
     if usage is not None:
         attempt.usage = usage
     for choice in getattr(answer, "choices", None) or ():
-        if choice.finish_reason is not None:
-            attempt.finish_reason = choice.finish_reason
+        reason = getattr(choice, "finish_reason", None)
+        if reason is not None:
+            attempt.finish_reason = reason
 
 
 def _free(attempt: Attempt) -> None:
@@ -87,12 +88,13 @@ def _free(attempt: Attempt) -> None:
 def usage_of(usage: Any) -> Usage | None:
     """The tokens LiteLLM's *usage* counts; None where it counts none (it writes zeros for a provider that is
     silent)."""
-    if usage is None or not usage.total_tokens:
+    if not getattr(usage, "total_tokens", None):
         return None
-    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    prompt = getattr(usage, "prompt_tokens_details", None)
+    completion = getattr(usage, "completion_tokens_details", None)
     return Usage(
-        input_tokens=usage.prompt_tokens or 0,
-        output_tokens=usage.completion_tokens or 0,
+        input_tokens=getattr(usage, "prompt_tokens", None) or 0,
+        output_tokens=getattr(usage, "completion_tokens", None) or 0,
         cached_tokens=getattr(prompt, "cached_tokens", None) or 0,
         reasoning_tokens=getattr(completion, "reasoning_tokens", None) or 0,
     )
@@ -101,6 +103,7 @@ def usage_of(usage: Any) -> Usage | None:
 def says(chunk: Any) -> bool:
     """Whether *chunk* says something: content, a tool call, a finish reason."""
     for choice in getattr(chunk, "choices", None) or ():
-        if choice.finish_reason is not None or any(getattr(choice.delta, name, None) for name in _CONTENT):
+        delta = getattr(choice, "delta", None)
+        if getattr(choice, "finish_reason", None) is not None or any(getattr(delta, name, None) for name in _CONTENT):
             return True
     return False

@@ -1,79 +1,195 @@
-"""The Prometheus metrics, and where they are served."""
+"""The metrics there are: names, labels, buckets."""
 
 from __future__ import annotations
 
-from threading import Lock
-from weakref import WeakKeyDictionary
+from collections.abc import Iterator
+from functools import cached_property
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-
-from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.plugins.observability.instruments import Bounded, Children, Family, Histogram, Sum
+from llmkit_plugins.plugins.observability.later import Later
 
 SECONDS = tuple(0.01 * 2**k for k in range(14))
 """Buckets of durations: those of the GenAI semantic conventions, 10 ms to 82 s."""
 
-_made: WeakKeyDictionary[CollectorRegistry, Metrics] = WeakKeyDictionary()
-_making = Lock()
+TOKEN_SECONDS = tuple(0.001 * 2**k for k in range(14))
+"""Buckets of the time per output token: 1 ms to 8 s."""
+
+HOOK_SECONDS = tuple(1e-6 * 4**k for k in range(11))
+"""Buckets of the plugins' own time: 1 µs to 1 s."""
+
+RATIOS = tuple(2.0 ** (k / 2) for k in range(-8, 9))
+"""Buckets of actual against predicted: a sixteenth to sixteen times, two for each doubling."""
+
+_WHO = ("provider", "model")
 
 
 class Metrics:
-    """The metric families on one registry. Kits that use the same registry share them: see :func:`metrics_on`."""
+    """The metric families, what waits to be written to them, and the bounds of their labels: *max_label_sets* providers
+    and models, and as many limits, targets and kinds of error; what comes beyond is recorded under ``__overflow__``."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.request_duration = Histogram(
+    def __init__(self, max_label_sets: int = 500, later: Later | None = None) -> None:
+        self.later = later or Later()
+        self._who = Bounded(max_label_sets)
+        self._named: dict[str, Bounded] = {}
+        self._max_label_sets = max_label_sets
+        self._series: dict[tuple[str, str], Series] = {}
+        self.request_duration: Family[Histogram] = Family(
             "llmkit_request_duration_seconds",
+            "histogram",
             "Seconds from the request to its end, whatever the end, by who answered last.",
-            ("provider", "model", "outcome"),
-            buckets=SECONDS,
-            registry=registry,
+            (*_WHO, "outcome"),
+            SECONDS,
         )
-        self.request_tokens = Counter(
-            "llmkit_request_tokens",
-            "Tokens that providers counted, by direction (input, output); shared answers count once.",
-            ("provider", "model", "direction"),
-            registry=registry,
+        self.request_active: Family[Sum] = Family(
+            "llmkit_request_active", "gauge", "Requests that have begun and not ended."
         )
-        self.request_active = Gauge(
-            "llmkit_request_active", "Requests that have begun and not ended.", registry=registry
+        self.request_active.of()
+        self.request_tokens: Family[Sum] = Family(
+            "llmkit_request_tokens_total",
+            "counter",
+            "Tokens that providers counted, by direction; cached is a part of input, reasoning of output.",
+            (*_WHO, "direction"),
         )
-        self.provider_errors = Counter(
-            "llmkit_provider_errors",
+        self.request_cost: Family[Sum] = Family(
+            "llmkit_request_cost_total", "counter", "USD spent, where the price is known.", _WHO
+        )
+        self.request_cost_unknown: Family[Sum] = Family(
+            "llmkit_request_cost_unknown_total", "counter", "Answers whose tokens have no known price.", _WHO
+        )
+        self.attempt_duration: Family[Histogram] = Family(
+            "llmkit_attempt_duration_seconds",
+            "histogram",
+            "Seconds from sending an attempt to its end, less the consumer's pauses.",
+            (*_WHO, "outcome"),
+            SECONDS,
+        )
+        self.provider_errors: Family[Sum] = Family(
+            "llmkit_provider_errors_total",
+            "counter",
             "Attempts that a provider failed, by kind of error.",
-            ("provider", "model", "error_type"),
-            registry=registry,
+            (*_WHO, "error_type"),
+        )
+        self.time_to_first_token: Family[Histogram] = Family(
+            "llmkit_time_to_first_token_seconds",
+            "histogram",
+            "Seconds from sending an attempt to the first chunk that says something.",
+            _WHO,
+            SECONDS,
+        )
+        self.time_per_output_token: Family[Histogram] = Family(
+            "llmkit_time_per_output_token_seconds",
+            "histogram",
+            "Seconds per output token after the first chunk of a stream.",
+            _WHO,
+            TOKEN_SECONDS,
+        )
+        self.refusals: Family[Sum] = Family(
+            "llmkit_refusals_total", "counter", "Requests that were refused, by what refused them.", ("reason",)
+        )
+        self.limit_reached: Family[Sum] = Family(
+            "llmkit_limit_reached_total",
+            "counter",
+            "Times a limit was used up, and what became of the call (refused, waited, passed).",
+            ("limit", "action"),
+        )
+        self.limit_wait: Family[Histogram] = Family(
+            "llmkit_limit_wait_seconds", "histogram", "Seconds that calls waited for a limit.", ("limit",), SECONDS
+        )
+        self.circuit_state: Family[Sum] = Family(
+            "llmkit_circuit_state",
+            "gauge",
+            "1 for the state (closed, open, half_open) a target's circuit is in, 0 for the others.",
+            ("target", "state"),
+        )
+        self.circuit_transitions: Family[Sum] = Family(
+            "llmkit_circuit_transitions_total",
+            "counter",
+            "Times a target's circuit went into a state.",
+            ("target", "state"),
+        )
+        self.route_decisions: Family[Sum] = Family(
+            "llmkit_route_decisions_total", "counter", "Targets chosen, by reason.", (*_WHO, "reason")
+        )
+        self.route_latency_ratio: Family[Histogram] = Family(
+            "llmkit_route_latency_ratio",
+            "histogram",
+            "Actual over predicted latency of attempts that a router predicted and that ended well.",
+            _WHO,
+            RATIOS,
+        )
+        self.upstream_calls_saved: Family[Sum] = Family(
+            "llmkit_upstream_calls_saved_total",
+            "counter",
+            "Requests answered without an attempt of their own, by what (sharing, answer).",
+            ("by",),
+        )
+        self.followers: Family[Sum] = Family(
+            "llmkit_followers_total", "counter", "Requests that joined another's attempt, however it ended."
+        )
+        self.hook_duration: Family[Histogram] = Family(
+            "llmkit_hook_duration_seconds",
+            "histogram",
+            "Seconds of its own that a plugin took in a hook, of the calls that were timed.",
+            ("plugin", "hook"),
+            HOOK_SECONDS,
+        )
+        self.telemetry_lost: Family[Sum] = Family(
+            "llmkit_telemetry_lost_total", "counter", "Spans that could not be delivered.", ("signal",)
         )
 
+    def __iter__(self) -> Iterator[Family[Sum] | Family[Histogram]]:
+        return (family for family in vars(self).values() if isinstance(family, Family))
 
-def metrics_on(registry: CollectorRegistry) -> Metrics:
-    """The metrics on *registry*, made the first time somebody asks."""
-    with _making:
-        metrics = _made.get(registry)
-        if metrics is None:
-            metrics = _made[registry] = Metrics(registry)
-        return metrics
+    def series(self, provider: str, model: str) -> Series:
+        """What is recorded of one provider's model."""
+        series = self._series.get((provider, model))
+        if series is None:
+            provider, model = self._who.admit(provider, model)
+            series = self._series.get((provider, model))
+        if series is None:
+            series = self._series.setdefault((provider, model), Series(self, provider, model))
+        return series
 
-
-class MetricsServer:
-    """Serves ``/metrics`` of *registry* from a thread. Raises ``ConfigError`` where the port cannot be had."""
-
-    def __init__(self, registry: CollectorRegistry, port: int, address: str) -> None:
-        try:
-            self._server, self._thread = start_http_server(port, address, registry)
-        except OSError as error:
-            raise ConfigError(
-                f"/metrics cannot be served on {address}:{port}: {error.strerror}",
-                key="observability.metrics_port",
-                right="a free port, or 0 for any",
-            ) from None
-        self.url = f"http://{address}:{self._server.server_port}/metrics"
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def bounded(self, label: str, value: str) -> str:
+        """*value*, or the overflow label where *label* has too many already."""
+        known = self._named.get(label)
+        if known is None:
+            known = self._named.setdefault(label, Bounded(self._max_label_sets))
+        return known.admit(value)[0]
 
 
-def error_type(kind: str | None, error: BaseException | None) -> str:
-    """The ``error_type`` of a failed attempt: its kind, else the class of the error."""
-    return kind or (type(error).__qualname__ if error is not None else "unknown")
+class Series:
+    """The children of one provider's model, made when first needed: what was never known is not a 0."""
+
+    def __init__(self, metrics: Metrics, provider: str, model: str) -> None:
+        self._metrics, self._who = metrics, (provider, model)
+        self.requests = Children(metrics.request_duration, provider, model)
+        self.attempts = Children(metrics.attempt_duration, provider, model)
+        self.tokens = Children(metrics.request_tokens, provider, model)
+        self.errors = Children(metrics.provider_errors, provider, model)
+        self.routed = Children(metrics.route_decisions, provider, model)
+
+    @cached_property
+    def cost(self) -> Sum:
+        """USD."""
+        return self._metrics.request_cost.of(*self._who)
+
+    @cached_property
+    def cost_unknown(self) -> Sum:
+        """Answers without a price."""
+        return self._metrics.request_cost_unknown.of(*self._who)
+
+    @cached_property
+    def first_token(self) -> Histogram:
+        """Seconds."""
+        return self._metrics.time_to_first_token.of(*self._who)
+
+    @cached_property
+    def per_token(self) -> Histogram:
+        """Seconds."""
+        return self._metrics.time_per_output_token.of(*self._who)
+
+    @cached_property
+    def latency_ratio(self) -> Histogram:
+        """Actual over predicted."""
+        return self._metrics.route_latency_ratio.of(*self._who)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import litellm
 import pytest
@@ -132,3 +133,21 @@ async def _aleave(entrance, how):
     await anext(stream)
     if how == "close":
         await stream.aclose()
+
+
+# LiteLLM makes the coroutine that sends in a thread, and forgets it where it is cancelled meanwhile
+@pytest.mark.filterwarnings("ignore:coroutine 'OpenAIChatCompletion.acompletion' was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("mode", ["async", "async stream"])
+async def test_cancelled_at_any_moment(entrance, mode, ask, kit, recorder, first):
+    """Whenever a caller is cancelled, what began for it has ended when it is gone, and the provider is left."""
+    first.slow_down(per_token_seconds=0.005)
+    for turns in range(0, 400, 16):
+        task = asyncio.create_task(ask(mode, entrance))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert not recorder.open, turns
+        assert not kit.leases, turns
+    await asyncio.to_thread(first.wait_until, lambda stats: stats.in_flight == 0)
+    gc.collect()

@@ -1,0 +1,98 @@
+"""What an attempt cost, and when nobody knows."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import cache
+from typing import Any
+
+from llmkit_plugins.call import Attempt, Target, Usage
+
+_IDS = {
+    "azure_ai": "azure",
+    "bedrock": "aws",
+    "fireworks_ai": "fireworks",
+    "gemini": "google",
+    "together_ai": "together",
+    "vertex_ai": "google",
+    "xai": "x-ai",
+}
+"""genai-prices' names of providers where the frameworks have others."""
+
+_KEPT = 1000
+"""How many models are remembered."""
+
+
+class Prices:
+    """USD for an attempt: by the target's prices, else as the framework priced it, else by genai-prices where that is
+    installed (the extra ``prices``). Unknown is None, never 0."""
+
+    def __init__(self) -> None:
+        self._remembered: dict[tuple[str, str], Target | None] = {}
+
+    def load(self) -> None:
+        """Read the price list now: it takes half a second, which no call should wait for."""
+        if (prices := _genai_prices()) is not None:
+            prices.calc_price(prices.Usage(input_tokens=1), "gpt-4o-mini", provider_id="openai")
+
+    def cost(self, attempt: Attempt) -> float | None:
+        """What *attempt* cost; None where nobody knows, or it is not known what it used."""
+        return self.of(attempt.target, attempt.usage, attempt.reported_cost)
+
+    def of(self, target: Target, usage: Usage | None, reported: float | None) -> float | None:
+        """What *usage* of *target* cost, which the framework *reported*."""
+        if usage is None:
+            return reported
+        cost = target.cost(usage)
+        if cost is not None:
+            return cost
+        if reported is not None:
+            return reported
+        return self._listed(target, usage) if usage.total_tokens else 0.0
+
+    def _listed(self, target: Target, usage: Usage) -> float | None:
+        model = (target.provider, target.model)
+        if model in self._remembered:  # a tenth of a millisecond for each calculation otherwise
+            flat = self._remembered[model]
+            return None if flat is None else flat.cost(usage)
+        cost, flat, settled = _look_up(target, usage)
+        if settled and len(self._remembered) < _KEPT:
+            self._remembered[model] = flat
+        return cost
+
+
+def _look_up(target: Target, usage: Usage) -> tuple[float | None, Target | None, bool]:
+    """The listed cost of *usage*, the price itself where it is the same for any usage, and whether that settles it."""
+    prices = _genai_prices()
+    if prices is None:
+        return None, None, True
+    counted = prices.Usage(
+        input_tokens=usage.input_tokens, cache_read_tokens=usage.cached_tokens, output_tokens=usage.output_tokens
+    )
+    provider = _IDS.get(target.provider, target.provider)
+    try:
+        listed = prices.calc_price(counted, target.model, provider_id=provider)
+    except (LookupError, ValueError):
+        return None, None, True
+    flat = _flat(listed)
+    return float(listed.total_price), flat, flat is not None
+
+
+def _flat(listed: Any) -> Target | None:
+    """The price as a target has one; None where it depends on the hour, on the size of the prompt, or on requests."""
+    price = listed.model_price
+    fresh, answer, cached = (getattr(price, f"{kind}_mtok", None) for kind in ("input", "output", "cache_read"))
+    if isinstance(listed.model.prices, list) or getattr(price, "requests_kcount", None) is not None:
+        return None
+    if not isinstance(fresh, Decimal) or not isinstance(answer, Decimal) or not isinstance(cached, Decimal | None):
+        return None
+    return Target("listed", "", "", float(fresh), float(answer), None if cached is None else float(cached))
+
+
+@cache
+def _genai_prices() -> Any:
+    try:
+        import genai_prices
+    except ImportError:
+        return None
+    return genai_prices

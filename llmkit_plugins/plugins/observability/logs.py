@@ -1,0 +1,80 @@
+"""One structured record for each request, and a warning where a circuit or a limit changes its state."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from llmkit_plugins.call import Call
+from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReached
+from llmkit_plugins.plugins.observability.instruments import Bounded
+
+request_log = logging.getLogger("llmkit.request")
+"""One record at INFO for each request, its facts in ``record.llmkit``."""
+
+state_log = logging.getLogger("llmkit.state")
+"""Circuits and limits, at WARNING."""
+
+_QUIET_SECONDS = 60.0
+"""A limit that is reached again and again is told of once in that time."""
+
+
+def log_request(call: Call, facts: Mapping[str, Any]) -> None:
+    """*call* ended; *facts* never hold what was said in it."""
+    request_log.info("%s %s: %s", call.operation, facts["model"] or "any model", call.outcome, extra={"llmkit": facts})
+
+
+class StateLog:
+    """Tells of circuits and limits. A limit speaks when it is first reached, then once a minute while that goes on."""
+
+    def __init__(self, max_limits: int) -> None:
+        self._known = Bounded(max_limits)
+        self._quiet_until: dict[str, float] = {}
+        self._unsaid: dict[str, int] = {}
+
+    def circuit(self, event: CircuitChanged) -> None:
+        """A circuit changed."""
+        facts = {"target": event.target, "before": event.before, "after": event.after, "why": event.why}
+        state_log.warning("circuit of %s: %s (%s)", event.target, event.after, event.why, extra={"llmkit": facts})
+
+    def exhausted(self, event: CircuitsExhausted, now: float) -> None:
+        """All circuits are open."""
+        if (before := self._speaks("circuits", now)) is not None:
+            facts = {"targets": event.targets, "times_before": before}
+            state_log.warning("every circuit is open: %s", ", ".join(event.targets), extra={"llmkit": facts})
+
+    def limit(self, event: LimitReached, now: float) -> None:
+        """A limit was reached."""
+        (limit,) = self._known.admit(event.limit)
+        if (before := self._speaks(f"limit {limit}", now)) is not None:
+            facts = {"limit": limit, "action": event.action, "times_before": before}
+            state_log.warning("limit %r is used up: %s", limit, event.action, extra={"llmkit": facts})
+
+    def _speaks(self, what: str, now: float) -> int | None:
+        """How often *what* happened unsaid before; None where it stays so this time."""
+        if now < self._quiet_until.get(what, float("-inf")):
+            self._unsaid[what] = self._unsaid.get(what, 0) + 1
+            return None
+        self._quiet_until[what] = now + _QUIET_SECONDS
+        return self._unsaid.pop(what, 0)
+
+
+class JSONFormatter(logging.Formatter):
+    """A record as one line of JSON, with the facts of ours in it:
+    ``handler.setFormatter(JSONFormatter())``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """*record* in JSON."""
+        told: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        told.update(getattr(record, "llmkit", {}))
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False, default=str)

@@ -1,0 +1,153 @@
+"""Spans and metrics to an OTLP receiver, by providers of our own: bounded, off the callers' path, losses counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from threading import Lock, Thread
+from typing import Any, Literal
+from weakref import WeakMethod
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from llmkit_plugins.errors import ConfigError
+
+Protocol = Literal["grpc", "http"]
+
+Lost = Callable[[int], Any]
+"""Told how many spans no receiver took."""
+
+QUEUE = 4096
+"""How many spans wait at most; what comes on top is lost."""
+
+CLOSE_SECONDS = 5.0
+"""How long closing may take to deliver what waits."""
+
+
+class Delivery(BatchSpanProcessor):
+    """Sends spans with *exporter* from a thread of its own. *lost* is told how many no receiver took: the queue was
+    full, the receiver was away or refused them, or they were still waiting when it closed."""
+
+    def __init__(self, exporter: SpanExporter, lost: Lost, queue: int = QUEUE, every_seconds: float = 1.0) -> None:
+        self._exporter = _Watched(exporter, lost)
+        self._queue, self._lost, self._ended = queue, lost, 0
+        self._counting = Lock()
+        super().__init__(
+            self._exporter,
+            max_queue_size=queue,
+            schedule_delay_millis=every_seconds * 1000,
+            max_export_batch_size=min(512, queue),
+        )
+        if hasattr(os, "register_at_fork"):
+            empty = WeakMethod(self._forked)
+            os.register_at_fork(after_in_child=lambda: (forked := empty()) and forked())
+
+    @property
+    def waiting(self) -> int:
+        """How many spans wait."""
+        return self._ended - self._exporter.taken
+
+    def _forked(self) -> None:
+        """The SDK leaves what waited to the parent process."""
+        self._ended = self._exporter.taken
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue *span*, or lose it."""
+        with self._counting:
+            full = self.waiting >= self._queue
+            self._ended += not full
+        if full:
+            self._lost(1)
+        else:
+            super().on_end(span)
+
+    def close(self, seconds: float) -> None:
+        """Deliver what waits, for at most *seconds*; the rest is lost."""
+        closing = Thread(target=self.shutdown, name="llmkit-otlp-close", daemon=True)
+        closing.start()
+        closing.join(seconds)
+        if closing.is_alive():
+            self._exporter.give_up()
+        if left := self._exporter.close_at(self._ended):
+            self._lost(left)
+
+
+class _Watched(SpanExporter):
+    """*exporter*, with an eye on what becomes of the spans."""
+
+    def __init__(self, exporter: SpanExporter, lost: Lost) -> None:
+        self._exporter, self._lost = exporter, lost
+        self.taken = 0
+        self._closed = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = SpanExportResult.FAILURE
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            if not self._closed:
+                self.taken += len(spans)
+                if result is not SpanExportResult.SUCCESS:
+                    self._lost(len(spans))
+        return result
+
+    def give_up(self) -> None:
+        """Stop trying again."""
+        self._exporter.shutdown()
+
+    def close_at(self, ended: int) -> int:
+        """Count no more; how many of *ended* were never taken."""
+        self._closed = True
+        return ended - self.taken
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+class Receiver:
+    """The OTLP receiver at *endpoint* (``http://host:4317``). Raises ``ConfigError`` where the extra ``otlp`` is not
+    installed."""
+
+    def __init__(self, endpoint: str, protocol: Protocol) -> None:
+        self._endpoint, self._protocol = endpoint.rstrip("/"), protocol
+        self._delivery: Delivery | None = None
+        self._meters: MeterProvider | None = None
+
+    def tracer_provider(self, lost: Lost) -> TracerProvider:
+        """A provider whose spans go there."""
+        provider = TracerProvider(shutdown_on_exit=False)
+        self._delivery = Delivery(self._exporter("trace", "OTLPSpanExporter", "/v1/traces"), lost)
+        provider.add_span_processor(self._delivery)
+        return provider
+
+    def meter_provider(self) -> MeterProvider:
+        """A provider whose metrics go there, once a minute (``OTEL_METRIC_EXPORT_INTERVAL``)."""
+        exporter: MetricExporter = self._exporter("metric", "OTLPMetricExporter", "/v1/metrics")
+        self._meters = MeterProvider([PeriodicExportingMetricReader(exporter)], shutdown_on_exit=False)
+        return self._meters
+
+    def close(self) -> None:
+        """Deliver what waits, in a few seconds at most."""
+        if self._delivery is not None:
+            self._delivery.close(CLOSE_SECONDS)
+        if self._meters is not None:
+            self._meters.shutdown(CLOSE_SECONDS * 1000)
+
+    def _exporter(self, signal: str, name: str, path: str) -> Any:
+        endpoint = self._endpoint if self._protocol == "grpc" else self._endpoint + path
+        try:
+            module = import_module(f"opentelemetry.exporter.otlp.proto.{self._protocol}.{signal}_exporter")
+        except ImportError as missing:
+            raise ConfigError(
+                f"the OTLP exporter for {self._protocol} is not installed",
+                key="observability.otlp_endpoint",
+                right="pip install 'llmkit-plugins[otlp]'",
+            ) from missing
+        return getattr(module, name)(endpoint=endpoint)

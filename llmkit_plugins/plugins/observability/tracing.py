@@ -1,0 +1,264 @@
+"""Spans: one of each request and, below it, one of each attempt.
+
+Nothing is ever attached to a context: parents are passed explicitly, so that no span depends on which task or thread a
+hook runs in. A call that is not traced has no span at all: the decision comes before anything is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from random import random
+from time import time_ns
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    NoOpTracerProvider,
+    ProxyTracerProvider,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    TracerProvider,
+    format_span_id,
+    format_trace_id,
+    get_current_span,
+    get_tracer_provider,
+    set_span_in_context,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from llmkit_plugins.call import Attempt, Call
+from llmkit_plugins.events import CircuitsExhausted, LimitReached, Routed
+from llmkit_plugins.plugins.observability import genai
+from llmkit_plugins.plugins.observability.content import Content
+from llmkit_plugins.plugins.observability.instruments import Exemplar
+
+SCOPE = "llmkit"
+"""The instrumentation scope of spans and metrics."""
+
+REQUEST_HEADERS = "request_headers"
+"""Where in ``attempt.state`` a backend finds headers to send with the request."""
+
+ParentOf = Callable[[Call], Span | None]
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+_FAILED = Status(StatusCode.ERROR)  # without a description: what providers say may quote prompts and keys
+
+
+class Trace:
+    """The spans of one call that is traced."""
+
+    def __init__(self, tracer: Tracer, span: Span, context: Context, now: float, begun: int) -> None:
+        self.tracer, self.span = tracer, span
+        self.context = context
+        """To be the parent of what happens below."""
+        self.begun = begun
+        """Unix time in nanoseconds."""
+        self._now = now
+
+    def at(self, seconds: float) -> int:
+        """*seconds* of the kit's clock as Unix time in nanoseconds."""
+        return self.begun + int((seconds - self._now) * 1e9)
+
+    @cached_property
+    def exemplar(self) -> Exemplar:
+        """What ties a value of a metric to this trace."""
+        ids = self.span.get_span_context()
+        return Exemplar(format_trace_id(ids.trace_id), format_span_id(ids.span_id), self.begun / 1e9)
+
+
+class Tracing:
+    """Makes spans by *provider* (None: that of the process, once it has one): of *ratio* of the calls that are in no
+    trace yet, and of all that are in one which is sampled. *content* writes prompts and answers; without it there are
+    none. *parent* names the span that a call belongs to where none is current."""
+
+    def __init__(
+        self,
+        provider: TracerProvider | None = None,
+        *,
+        ratio: float = 1.0,
+        content: Content | None = None,
+        parent: ParentOf | None = None,
+        wall: Callable[[], int] = time_ns,
+        chance: Callable[[], float] = random,
+    ) -> None:
+        self._tracer = None if provider is None else provider.get_tracer(SCOPE)
+        self._asks_again = float("-inf")
+        self._ratio, self._content, self._parent = ratio, content, parent
+        self._wall, self._chance = wall, chance
+        self.circuits: dict[str, str] = {}
+        """The state of each target's circuit, where one has told."""
+
+    def of(self, call: Call) -> Trace | None:
+        """The trace of *call*; None where it is not traced."""
+        return call.state.get(self)
+
+    # -- the request ------------------------------------------------------------------------------------------------
+
+    def begun(self, call: Call, now: float) -> None:
+        """A request began at *now*."""
+        tracer = self._tracer or self._find_tracer(now)
+        if tracer is None:
+            return
+        parent, context = parent_of(call, self._parent)
+        if parent.is_valid:
+            if not parent.trace_flags.sampled:
+                return
+        elif self._ratio < 1.0 and self._chance() >= self._ratio:
+            return
+        wall = self._wall()
+        span = tracer.start_span(
+            f"llmkit {call.operation}", context, SpanKind.INTERNAL, self._request_attributes(call), start_time=wall
+        )
+        if span.is_recording():
+            call.state[self] = Trace(tracer, span, set_span_in_context(span, context), now, wall)
+
+    def _find_tracer(self, now: float) -> Tracer | None:
+        """That of the process. Where it has none, it is asked again after a second: asking takes 1 µs."""
+        if now < self._asks_again:
+            return None
+        provider = get_tracer_provider()
+        if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
+            self._asks_again = now + 1.0
+            return None
+        self._tracer = provider.get_tracer(SCOPE)
+        return self._tracer
+
+    def ended(self, call: Call, error: BaseException | None, now: float) -> None:
+        """The request ended at *now*, whatever the end. A late attempt of its upstream may still follow."""
+        trace = self.of(call)
+        if trace is None:
+            return
+        span, response = trace.span, call.response
+        try:
+            span.set_attributes({"llmkit.outcome": call.outcome or "", "llmkit.attempts": len(call.attempts)})
+            if call.outcome in ("error", "refused"):
+                span.set_attribute(genai.ERROR_TYPE, type(error).__qualname__)
+                span.set_status(_FAILED)
+            if response is not None:
+                self._answered(span, response)
+        finally:
+            span.end(trace.at(now))
+
+    def _request_attributes(self, call: Call) -> Mapping[str, Any]:
+        told: dict[str, Any] = {"llmkit.request.id": call.id, genai.OPERATION: call.operation}
+        if call.model is not None:
+            told[genai.REQUEST_MODEL] = call.model
+        if self._content is not None and (prompt := self._content.prompt(call.messages)) is not None:
+            told[genai.INPUT_MESSAGES] = prompt
+        return told
+
+    def _answered(self, span: Span, response: Any) -> None:
+        if response.shared is not None:
+            span.set_attribute("llmkit.shared_with", response.shared)
+            leader = response.attempt.state.get(self)
+            if leader is not None:
+                span.add_link(leader)
+        if self._content is not None and (answer := self._content.answer(response.raw)) is not None:
+            span.set_attribute(genai.OUTPUT_MESSAGES, answer)
+
+    # -- its attempts -----------------------------------------------------------------------------------------------
+
+    def propagate(self, call: Call, attempt: Attempt, now: float) -> None:
+        """An attempt is about to be made: open its span, and say to the backend what to send of it to the provider.
+
+        Without this the span is made when the attempt has ended, which costs less.
+        """
+        trace = self.of(call)
+        if trace is None:
+            context = parent_of(call, self._parent)[0]
+        else:
+            span = attempt.state[_OPEN] = self._open(call, attempt, trace, now)
+            context = span.get_span_context()
+        if context.is_valid:
+            ids = f"{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}"
+            headers = attempt.state.setdefault(REQUEST_HEADERS, {})
+            headers["traceparent"] = f"00-{ids}-{context.trace_flags & TraceFlags.SAMPLED:02x}"
+
+    def attempted(self, call: Call, attempt: Attempt, cost: float | None, now: float) -> None:
+        """An attempt ended, whatever its end."""
+        trace = self.of(call)
+        if trace is None:
+            return
+        told = self._attempt_attributes(call, attempt, cost)
+        span = attempt.state.pop(_OPEN, None)
+        if span is None:
+            span = self._open(call, attempt, trace, now if attempt.started is None else attempt.started, told)
+        else:
+            span.set_attributes(told)
+        if attempt.outcome in ("error", "refused"):
+            span.set_status(_FAILED)
+        attempt.state[self] = span.get_span_context()  # what a follower links to
+        span.end(trace.at(now))
+
+    def _attempt_attributes(self, call: Call, attempt: Attempt, cost: float | None) -> dict[str, Any]:
+        told = genai.attempt_attributes(call, attempt)
+        told["llmkit.target"], told["llmkit.attempt"] = attempt.target.name, attempt.number
+        told["llmkit.request.id"], told["llmkit.outcome"] = call.id, attempt.outcome
+        if cost is not None:
+            told["llmkit.cost_usd"] = cost
+        if circuit := self.circuits.get(attempt.target.name):
+            told["llmkit.circuit.state"] = circuit
+        if attempt.outcome in ("error", "refused"):
+            told[genai.ERROR_TYPE] = genai.error_type(attempt.kind, attempt.error)
+        return told
+
+    def _open(
+        self, call: Call, attempt: Attempt, trace: Trace, began: float, told: Mapping[str, Any] | None = None
+    ) -> Span:
+        name = f"{call.operation} {attempt.target.model}"
+        return trace.tracer.start_span(name, trace.context, SpanKind.CLIENT, told, start_time=trace.at(began))
+
+    # -- what happens in between ------------------------------------------------------------------------------------
+
+    def limited(self, event: LimitReached, now: float) -> None:
+        """A limit was reached."""
+        told: dict[str, Any] = {"llmkit.limit": event.limit, "llmkit.limit.action": event.action}
+        if event.seconds < float("inf"):
+            told["llmkit.limit.seconds"] = event.seconds
+        self._note(event.call, "llmkit.limit_reached", told, now)
+
+    def routed(self, event: Routed, now: float) -> None:
+        """A router decided."""
+        told: dict[str, Any] = {"llmkit.target": event.target.name, "llmkit.route.reason": event.reason}
+        if event.predicted_seconds is not None:
+            told["llmkit.route.predicted_seconds"] = event.predicted_seconds
+        self._note(event.call, "llmkit.routed", told, now)
+
+    def exhausted(self, event: CircuitsExhausted, now: float) -> None:
+        """Every circuit was open."""
+        self._note(event.call, "llmkit.circuits_exhausted", {"llmkit.targets": event.targets}, now)
+
+    def _note(self, call: Call, name: str, told: Mapping[str, Any], now: float) -> None:
+        trace = self.of(call)
+        if trace is not None and trace.span.is_recording():
+            trace.span.add_event(name, told, trace.at(now))
+
+
+_OPEN = object()
+"""Where in ``attempt.state`` a span waits that was opened before the attempt."""
+
+
+def parent_of(call: Call, named: ParentOf | None = None) -> tuple[SpanContext, Context | None]:
+    """The span that *call* happens in, and its context: the current one, else the one *named*, else the LiteLLM
+    proxy's, else what a ``traceparent`` in the call's metadata (or among the headers there) says."""
+    current = get_current_span().get_span_context()
+    metadata = call.metadata
+    if current.is_valid or not (metadata or named):
+        return current, None
+    span = (named(call) if named else None) or metadata.get("litellm_parent_otel_span")
+    if isinstance(span, Span):
+        return span.get_span_context(), set_span_in_context(span)
+    headers = metadata.get("headers")
+    carrier = metadata if "traceparent" in metadata or not isinstance(headers, Mapping) else headers
+    told = {name: carrier[name] for name in ("traceparent", "tracestate") if isinstance(carrier.get(name), str)}
+    if not told:
+        return INVALID_SPAN_CONTEXT, None
+    context = _PROPAGATOR.extract(told)
+    return get_current_span(context).get_span_context(), context

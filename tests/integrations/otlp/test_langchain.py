@@ -1,0 +1,193 @@
+"""The spans of LangChain's runs, as a real receiver gets them: one trace, right parents, each ended once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import openai
+import pytest
+from langchain.agents import create_agent
+from langchain_openai import ChatOpenAI
+from llmkit_langchain import ChatLLMKit, LLMKitCallbackHandler
+from opentelemetry.sdk.trace import TracerProvider
+
+from llmkit_plugins import LLMKit
+from llmkit_plugins.plugins.observability import ObservabilityPlugin
+from llmkit_plugins.testing import FakeProvider
+from llmkit_plugins.testing.fake_provider import Fault
+
+QUESTION = {"messages": [("user", "What is the weather?")]}
+
+
+@pytest.fixture
+def providers() -> Iterator[tuple[FakeProvider, FakeProvider]]:
+    """The one that is asked first, and the one for failovers."""
+    with FakeProvider(reply="one two three") as first, FakeProvider(reply="four five") as second:
+        yield first, second
+
+
+@pytest.fixture
+def kit(endpoint, protocol) -> LLMKit:
+    """Its spans go to the receiver; closing it delivers them."""
+    return LLMKit([ObservabilityPlugin(own_registry=True, otlp_endpoint=endpoint, otlp_protocol=protocol)])
+
+
+@pytest.fixture
+async def model(kit, providers):
+    """A model over the two providers."""
+    clients = [(openai.DefaultHttpxClient(verify=False), openai.DefaultAsyncHttpxClient(verify=False)) for _ in "ab"]
+    models = {
+        name: ChatOpenAI(
+            model=f"model-{name}",
+            base_url=provider.url,
+            api_key="k",
+            max_retries=0,
+            stream_usage=True,
+            http_client=sync,
+            http_async_client=asynchronous,
+        )
+        for name, provider, (sync, asynchronous) in zip("ab", providers, clients, strict=True)
+    }
+    yield ChatLLMKit(models=models, kit=kit)
+    for sync, asynchronous in clients:
+        sync.close()
+        await asynchronous.aclose()
+
+
+@pytest.fixture
+def root():
+    """The application's own span."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    with provider.get_tracer("app").start_as_current_span("app") as span:
+        yield span.get_span_context()
+
+
+@pytest.fixture
+def agent(model) -> Any:
+    """Calls its tool once, then answers."""
+
+    def weather(city: str) -> str:
+        """The weather in a city."""
+        return f"sunny in {city}"
+
+    return create_agent(model, [weather])
+
+
+def told(kit, inbox, root) -> list[tuple[str, str, str]]:
+    """Each span of the application's trace that arrived: its name, its parent's and how it ended. None came twice."""
+    kit.close()
+    spans = inbox.of(f"{root.trace_id:032x}")
+    assert len(spans) == len(inbox.spans) == len({span.span_id for span in spans})
+    names = {span.span_id: span.name for span in spans} | {f"{root.span_id:016x}": "app"}
+    return sorted((span.name, names[span.parent_id], span.attributes["llmkit.outcome"]) for span in spans)
+
+
+async def run(agent: Any, mode: str) -> None:
+    if mode == "invoke":
+        agent.invoke(QUESTION)
+    elif mode == "ainvoke":
+        await agent.ainvoke(QUESTION)
+    elif mode == "stream":
+        list(agent.stream(QUESTION, stream_mode="messages"))
+    else:
+        [_ async for _ in agent.astream(QUESTION, stream_mode="messages")]
+
+
+MODES = ("invoke", "ainvoke", "stream", "astream")
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_agent_is_one_trace(mode, agent, kit, inbox, root):
+    """Two calls of the model, each a request below the application's span and an attempt below that."""
+    await run(agent, mode)
+    assert told(kit, inbox, root) == [
+        *[("chat model-a", "llmkit chat", "ok")] * 2,
+        *[("llmkit chat", "app", "ok")] * 2,
+    ]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_failover_within_an_agent(mode, agent, kit, inbox, root, providers):
+    """The attempt that failed and the one that answered are children of one request."""
+    providers[0].fail_with(Fault("overloaded", on=[2]))
+    providers[0].reset()
+    await run(agent, mode)
+    assert told(kit, inbox, root) == [
+        ("chat model-a", "llmkit chat", "error"),
+        ("chat model-a", "llmkit chat", "ok"),
+        ("chat model-b", "llmkit chat", "ok"),
+        *[("llmkit chat", "app", "ok")] * 2,
+    ]
+    by_id = {span.span_id: span for span in inbox.spans}
+    (failed,) = [span for span in inbox.spans if span.failed]
+    assert failed.attributes["error.type"] == "overloaded"
+    (answered,) = [span for span in inbox.spans if span.name == "chat model-b"]
+    assert by_id[failed.parent_id] is by_id[answered.parent_id]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_failed_agent(mode, agent, kit, inbox, root, providers):
+    """Everything that failed ended, as failed."""
+    for provider in providers:
+        provider.fail_with(Fault("server_error"))
+    with pytest.raises(openai.InternalServerError):
+        await run(agent, mode)
+    assert told(kit, inbox, root) == [
+        ("chat model-a", "llmkit chat", "error"),
+        ("chat model-b", "llmkit chat", "error"),
+        ("llmkit chat", "app", "error"),
+    ]
+
+
+@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
+async def test_a_cancelled_agent(mode, agent, kit, inbox, root, providers):
+    """A task that is cancelled while the provider works ends its spans, as cancelled and not as failed."""
+    providers[0].slow_down(first_token_seconds=60.0)
+    task = asyncio.create_task(run(agent, mode))
+    await asyncio.to_thread(providers[0].wait_until, lambda stats: stats.in_flight == 1)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert told(kit, inbox, root) == [
+        ("chat model-a", "llmkit chat", "cancelled"),
+        ("llmkit chat", "app", "cancelled"),
+    ]
+    assert not any(span.failed for span in inbox.spans)
+
+
+@pytest.mark.parametrize("mode", ["stream", "astream"])
+async def test_an_abandoned_stream(mode, model, kit, inbox, root):
+    """Left after the first chunk."""
+    if mode == "stream":
+        stream = model.stream("hi")
+        next(stream)
+        stream.close()
+    else:
+        stream = model.astream("hi")
+        await anext(stream)
+        await stream.aclose()
+    assert told(kit, inbox, root) == [
+        ("chat model-a", "llmkit chat", "cancelled"),
+        ("llmkit chat", "app", "cancelled"),
+    ]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_handler_joins_the_trace(mode, kit, inbox, root, providers, model):
+    """Where LangChain sends by itself, a callback handler's spans are in the application's trace as well."""
+    plain = model.models["b"]
+    handled = plain.with_config(callbacks=[LLMKitCallbackHandler(kit)])
+    answers = {
+        "invoke": lambda: handled.invoke("hi"),
+        "stream": lambda: list(handled.stream("hi")),
+    }
+    if mode in answers:
+        answers[mode]()
+    elif mode == "ainvoke":
+        await handled.ainvoke("hi")
+    else:
+        [_ async for _ in handled.astream("hi")]
+    assert told(kit, inbox, root) == [("chat model-b", "llmkit chat", "ok"), ("llmkit chat", "app", "ok")]
