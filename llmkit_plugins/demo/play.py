@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from llmkit_plugins.demo.acts import ACTS
 from llmkit_plugins.demo.report import Report
@@ -21,9 +22,20 @@ def play(argv: Sequence[str] | None) -> int:
     given = parser.parse_args(argv)
     if given.requests < 4:
         parser.error("--requests: at least 4, one of each kind")
-    for name in ("LiteLLM", "llmkit"):  # what goes wrong here is meant to, and told in the acts
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return asyncio.run(_play(given))
+    with _quiet("LiteLLM"), _quiet("llmkit"):
+        return asyncio.run(_play(given))
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """What goes wrong in here is meant to, and the acts tell of it."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 async def _play(given: argparse.Namespace) -> int:

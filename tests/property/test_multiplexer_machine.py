@@ -267,6 +267,10 @@ class Tasks(Subscribers):
 class Pulls(Subscribers):
     """In a thread: whoever reads on pulls the next chunk; it is there, or the upstream ends or fails, at once."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads = set(threading.enumerate())
+
     def stream(self, upstream: Upstream) -> Iterator[Any]:
         try:
             while upstream.going:
@@ -317,9 +321,9 @@ class Pulls(Subscribers):
     def teardown(self) -> None:
         while self.there():
             self.leave(0, closes=True)
-        gc.collect()
+        gc.collect(1)  # young garbage: a whole collection takes long where other tests have loaded much
         self.nothing_is_left()
-        assert threading.active_count() == 1
+        assert set(threading.enumerate()) <= self.threads
 
 
 TestTasks = Tasks.TestCase

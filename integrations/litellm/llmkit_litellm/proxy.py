@@ -1,7 +1,7 @@
 """For LiteLLM's proxy, in its config.yaml: ``litellm_settings: {callbacks: ["llmkit_litellm.proxy.handler"]}``.
 
-The proxy asks for ``handler`` before it makes its Router. With that a kit is made of the settings that ``LLMKIT_CONFIG``
-names, and installed. Raises ``ConfigError`` at start-up where they are wrong.
+The proxy asks for ``handler`` before it makes its Router. With that a kit is made of the settings that
+``LLMKIT_CONFIG`` names, and installed. Raises ``ConfigError`` at start-up where they are wrong.
 """
 
 from __future__ import annotations

@@ -122,6 +122,26 @@ async def test_the_response_cache(entrance, mode, ask, heard, recorder, first):
     assert (cached.usage, cached.cost) == (None, 0.0)
 
 
+async def test_a_stream_that_is_wanted_whole(entrance, ask, heard, recorder):
+    """LiteLLM answers ``complete_response`` with one object, whatever ``stream`` says."""
+    assert await ask("sync", entrance, stream=True, complete_response=True) == "one two three"
+    assert heard() == OK
+    assert recorder.attempts[0].finish_reason == "stop"
+
+
+async def test_a_hook_of_the_users_that_wants_no_stream(entrance, ask, heard, recorder):
+    """A callback may turn a stream into a whole answer."""
+
+    class Whole(CustomLogger):
+        async def async_pre_call_deployment_hook(self, kwargs, call_type):
+            return {**kwargs, "stream": False, "stream_options": None}
+
+    litellm.callbacks.append(Whole())
+    assert await ask("async", entrance, stream=True) == "one two three"
+    assert heard() == OK
+    assert recorder.attempts[0].usage.output_tokens == 3
+
+
 async def test_timeouts(entrance, ask, recorder, first, second):
     """LiteLLM's own timeout ends an attempt, as one."""
     for provider in (first, second):

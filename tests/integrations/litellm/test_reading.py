@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from litellm.types.utils import Delta, ModelResponse, ModelResponseStream, StreamingChoices
 from litellm.types.utils import Usage as TheirUsage
-from llmkit_litellm import reading
+from llmkit_litellm import compat, reading
 
-from llmkit_plugins import Attempt, Target, Usage
+from llmkit_plugins import Attempt, EmptyAnswer, Target, Usage
 
 
 def chunk(finish_reason=None, **delta):
@@ -58,3 +58,22 @@ def test_an_answer_from_the_cache_is_free():
     attempt = Attempt(1, Target("t", "p", "m", input_price=1.0, output_price=1.0))
     reading.learn(attempt, answer)
     assert (attempt.usage, attempt.cost) == (None, 0.0)
+
+
+def test_a_stream_from_the_cache_is_free_too():
+    """So is an answer that is replayed in chunks."""
+    stream = compat.unsent_stream("id", "m", [])
+    stream.custom_llm_provider = "cached_response"
+    attempt = Attempt(1, Target("t", "p", "m", input_price=1.0, output_price=1.0))
+    last = chunk("stop")
+    last.usage = TheirUsage(prompt_tokens=10, completion_tokens=5, total_tokens=15)
+    assert reading.Reading(attempt, stream).read(last)
+    assert (attempt.usage, attempt.cost, attempt.finish_reason) == (None, 0.0, "stop")
+
+
+def test_a_stream_that_says_nothing():
+    """Its end is an error."""
+    read = reading.Reading(Attempt(1, Target("t", "p", "m")), compat.unsent_stream("id", "m", []))
+    assert not read.read(chunk(role="assistant", content=""))
+    with pytest.raises(EmptyAnswer):
+        read.end()

@@ -7,7 +7,7 @@ import asyncio
 import litellm
 import pytest
 
-from llmkit_plugins import Share
+from llmkit_plugins import Share, UpstreamLost
 from llmkit_plugins.testing.fake_provider import Fault
 
 
@@ -104,3 +104,16 @@ async def test_answers_are_ones_own(entrance, stream, first):
     one._hidden_params["mine"] = True
     assert other.choices[0].index == 0
     assert "mine" not in other._hidden_params
+
+
+async def test_a_kit_that_is_closed(entrance, kit, first, heard):
+    """Who shares a stream of a kit that is closed gets an error that LiteLLM's users can retry on."""
+    first.slow_down(per_token_seconds=60.0)
+    stream = await entrance.acompletion(stream=True)
+    await anext(stream)
+    await kit.aclose()
+    with pytest.raises(litellm.APIConnectionError) as raised:
+        [chunk async for chunk in stream]
+    assert isinstance(raised.value, UpstreamLost)
+    with pytest.raises(litellm.ServiceUnavailableError, match="closed"):
+        await entrance.acompletion()
