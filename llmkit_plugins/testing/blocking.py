@@ -39,7 +39,7 @@ class BeforePostHooks:
     def _watch(self) -> None:
         sys.setprofile(self._note)
 
-    def _note(self, _: FrameType, event: str, function: Any) -> None:
+    def _note(self, _: FrameType, event: str, function: Any) -> None:  # pragma: no cover - nothing traces a profiler
         if event == "c_call":
             name = ".".join(filter(None, (function.__module__, function.__qualname__)))
             if name in BLOCKING:

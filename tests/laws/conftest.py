@@ -50,16 +50,21 @@ class Scene:
         return "".join([chunk async for chunk in self.kit.astream(call, self.backend)])
 
     def arun(self, scenario: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Run *scenario* on an event loop of the scene's clock; it must leave no task behind."""
+        """Run *scenario* on an event loop of the scene's clock; it must leave no task and no complaint behind."""
+        complaints: list[dict[str, Any]] = []
 
         async def watched() -> Any:
+            asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
             try:
                 return await scenario()
             finally:
                 await turns(12)
                 assert len(asyncio.all_tasks()) == 1, asyncio.all_tasks()
 
-        return self.clock.run(watched())
+        try:
+            return self.clock.run(watched())
+        finally:
+            assert not complaints
 
     def settled(self) -> bool:
         """Whether all that began has ended; tells what has not."""

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from llmkit_plugins import Answer, Ask, Call, PluginFailed, Response, Share, Target, Wait
-from llmkit_plugins.testing import Failure
+from llmkit_plugins.testing import Failure, Pause
 
 HOOKS = ("pre_request", "route", "pre_attempt", "post_attempt", "post_response", "error")
 GONE = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
@@ -85,17 +85,18 @@ def test_told_to_raise(scene, plugin, sharing, mode, hook):
     assert stage.counts["request"] == 1
 
 
-def test_told_to_raise_while_failing_over(scene, plugin, sharing, mode):
+@pytest.mark.parametrize("hook", ["pre_attempt", "post_attempt"])
+def test_told_to_raise_while_failing_over(scene, plugin, sharing, mode, hook):
     """A bug that is to be raised is not taken for a failure that the next target may not have."""
     stage = scene(
         *sharing,
-        plugin(post_attempt=raiser(ConnectionError("the plugin's, not the provider's"))),
+        plugin(**{hook: raiser(ConnectionError("the plugin's, not the provider's"))}),
         script={"a": [Failure("server")]},
         on_plugin_error="raise",
     )
     with pytest.raises(ConnectionError):
         stage.drive(mode)
-    assert stage.backend.sent == {"a": 1}
+    assert len(stage.first.attempts) == 1
 
 
 @pytest.mark.parametrize("gone", GONE)
@@ -233,6 +234,21 @@ def test_a_hook_that_calls_through_the_kit(scene, plugin, sharing, mode):
     assert answers == ["abc"]
     assert stage.backend.sent == {"a": 2}
     assert not stage.kit.bugs
+
+
+def test_listeners_of_the_first_chunk(scene, plugin, sharing, mode):
+    """They are called once a stream has said something, one's bug does not keep it from the next, and never twice."""
+
+    def listen(attempt):
+        attempt.on_first_chunk = [lambda: 1 / 0, lambda: heard.append(attempt.first_chunk)]
+
+    heard = []
+    stage = scene(
+        *sharing, plugin(pre_attempt=listen), script={"a": ["", Failure("server")], "b": [Pause(2.0), "x", "y"]}
+    )
+    assert stage.drive(mode) == "xy"
+    assert heard == ([2.0] if "stream" in mode else [])
+    assert sum(stage.kit.bugs.values()) == len(heard)
 
 
 def test_a_backend_that_cannot_classify_its_errors(scene, sharing, mode):

@@ -29,6 +29,14 @@ def test_kinds_that_another_target_may_not_have(scene, sharing, mode, kind):
     assert (call.attempts[0].kind, call.attempts[0].retry_after, call.attempts[0].outcome) == (kind, 7.0, "error")
 
 
+def test_what_was_tried_is_not_tried_again(scene, sharing, plugin, mode):
+    """Whatever order the plugins put them in, the next attempt is at a target that had none yet."""
+    stage = scene(*sharing, plugin(route=lambda targets: targets[::-1]), script={"b": [Failure("server")]})
+    call = Call("hi")
+    assert stage.drive(mode, call) == "abc"
+    assert [attempt.target.name for attempt in call.attempts] == ["b", "a"]
+
+
 @pytest.mark.parametrize("kind", ["bad_request", "content_filter", "cancelled", None])
 def test_kinds_that_any_target_would_have(scene, sharing, mode, kind):
     """What the caller did wrong, or nobody can classify, is raised at once."""

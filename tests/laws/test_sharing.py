@@ -277,6 +277,25 @@ def test_the_identical_call_inside_its_own_flight(scene, share, plugin, awaited)
     assert stage.backend.sent == {"a": 2}
 
 
+def test_two_flights_that_call_each_other(scene, share, plugin, awaited):
+    """A call within a call within the first one's flight knows all the flights it is in."""
+
+    def deeper(call):
+        depth = len(call.metadata)
+        if depth < 3:
+            inner = Call("hi" if depth % 2 else "ho", metadata={**call.metadata, depth: True})
+            yield Ask(None, lambda: stage.adrive(awaited, inner))
+
+    stage = scene(share(), plugin(pre_attempt=deeper))
+
+    async def scenario():
+        async with asyncio.timeout(60.0):
+            return await stage.adrive(awaited)
+
+    assert stage.arun(scenario) == "abc"
+    assert stage.backend.sent == {"a": 4}
+
+
 def test_the_kit_is_closed_with_flights_under_way(scene, share, awaited):
     """Their callers get ``UpstreamLost``, and closing waits until the upstreams of this loop have ended."""
     stage = scene(share(), script={"a": SLOWLY})

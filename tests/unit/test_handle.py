@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from threading import Barrier
+from threading import Barrier, Event
 
 import pytest
 
@@ -421,6 +421,26 @@ def test_threads_that_race_for_the_end(stage, in_threads):
     finally:
         sys.setswitchinterval(usual)
     assert scene.first.counts["request"] == 60
+
+
+def test_an_end_that_comes_while_the_first_chunk_is_told(stage, plugin, in_threads):
+    """One thread tells of the end while another still tells of the first chunk: it waits, and ends the call."""
+    telling, ended = Event(), Event()
+
+    def listen(attempt):
+        attempt.on_first_chunk = [lambda: (telling.set(), ended.wait(0.05))]
+
+    def finish():
+        assert telling.wait(20.0)
+        try:
+            handle.finish()
+        finally:
+            ended.set()
+
+    call = Call(stream=True)
+    handle = stage(plugin(pre_attempt=listen)).begin("begin", call)
+    assert in_threads(handle.first_chunk, finish) == [None, None]
+    assert call.outcome == "ok"
 
 
 def test_threads_that_begin_and_expire(in_threads):

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from llmkit_plugins import Backend, Call, ConfigError, LLMKit, Target, Wait, hookimpl
-from llmkit_plugins.engine.plan import HOOKS
+from llmkit_plugins.engine.plan import HOOKS, check_hooks
 
 
 def refused(plugin):
@@ -205,6 +205,22 @@ def test_hooks_of_every_form():
     seen = []
     call_through(Forms())
     assert seen == ["static", "renamed", "static too", "class", "inherited"]
+
+
+def test_a_class_is_checked_like_its_instances():
+    """What will be made of it later may be checked before."""
+
+    class Fine:
+        @hookimpl
+        def llmkit_route(self, targets): ...
+
+    class Wrong:
+        @hookimpl
+        def llmkit_route(self, nonsense): ...
+
+    check_hooks(Fine, "fine")
+    with pytest.raises(ConfigError, match="no argument 'nonsense'"):
+        check_hooks(Wrong, "wrong")
 
 
 def test_properties_are_not_run():

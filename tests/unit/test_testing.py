@@ -260,9 +260,20 @@ def test_what_is_awaited_may_swallow_the_cancellation():
 
 def test_cancelling_needs_a_task():
     """Without one there is nothing to cancel."""
-    steps = CancelAt(asyncio.sleep(0), 1).__await__()
-    with pytest.raises(RuntimeError, match="no running event loop"):
-        next(steps)
+
+    async def scenario():
+        steps, told = CancelAt(asyncio.sleep(0), 1).__await__(), asyncio.get_running_loop().create_future()
+
+        def step():
+            try:
+                next(steps)
+            except RuntimeError as error:
+                told.set_result(str(error))
+
+        asyncio.get_running_loop().call_soon(step)
+        return await told
+
+    assert asyncio.run(scenario()) == "CancelAt is awaited in a task"
 
 
 # -- imports --
