@@ -8,8 +8,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_openai import ChatOpenAI
 from llmkit_langchain import ChatLLMKit
 
-from llmkit_plugins import LLMKit
-from llmkit_plugins.plugins.observability import ObservabilityPlugin
+from llmkit_plugins import LLMKit, ObservabilityPlugin
 from llmkit_plugins.testing import FakeProvider
 from llmkit_plugins.testing.fake_provider import Fault
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from llmkit_plugins.call import Call
@@ -14,6 +14,7 @@ MEASURED = "prompt_chars"
 """Where in ``call.state`` the characters of its prompt are, once somebody has counted them."""
 
 _MAX_DEPTH = 8
+_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 def prompt_chars(messages: Any, depth: int = _MAX_DEPTH) -> int:
@@ -47,18 +48,17 @@ def prompt_texts(messages: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
     if isinstance(messages, str):
         yield messages
     elif depth and messages is not None:
-        if isinstance(messages, Mapping):
-            parts = messages.values()
-        else:
-            parts = messages if isinstance(messages, list | tuple) else [getattr(messages, "content", None)]
+        parts: Iterable[Any] = [getattr(messages, "content", None)]
+        if isinstance(messages, Mapping | list | tuple):
+            parts = messages.values() if isinstance(messages, Mapping) else messages
         for part in parts:
             yield from prompt_texts(part, depth - 1)
 
 
 def max_output_tokens(params: Mapping[str, Any]) -> float | None:
     """The bound on the answer that *params* set, by any of its usual names."""
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+    for name in _BOUNDS:
         bound = params.get(name)
-        if isinstance(bound, int | float):
-            return float(bound)
+        if bound is not None:
+            return float(bound) if isinstance(bound, int | float) else None
     return None

@@ -11,19 +11,19 @@ from typing import Any, Self, cast
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from langchain_core.utils.uuid import uuid7
 from pydantic import BaseModel, Field, PrivateAttr
 
 from llmkit_langchain.backend import ChatBackend, note_shared, result_of
-from llmkit_langchain.calls import Origin, call_of, originating
+from llmkit_langchain.calls import Origin, call_of
 from llmkit_langchain.errors import langchain_errors
 from llmkit_langchain.models import chat_models, common_output_version, common_profile, warn_of_retries
-from llmkit_langchain.routes import CREDENTIAL, TRACING_ONLY, Route
+from llmkit_langchain.origin import OriginChatModel
+from llmkit_langchain.routes import CREDENTIAL, Route
 from llmkit_langchain.runs import MARK, mark_of
 from llmkit_langchain.structured import common_form
 from llmkit_langchain.targets import target_named
@@ -33,7 +33,7 @@ from llmkit_plugins.call import new_id
 Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
 
 
-class ChatLLMKit(BaseChatModel):
+class ChatLLMKit(OriginChatModel):
     """A chat model that sends each call through *kit* to one of *models*, by name, and fails over to the others.
 
     The names are those of targets: where the kit has a target of that name it gives the prices, else one is made from
@@ -128,63 +128,6 @@ class ChatLLMKit(BaseChatModel):
         model = None if asked in self._backend.routes else asked
         return call_of(messages, params, Origin.of(run), model, "chat"), self._backend.narrowed(asked)
 
-    # -- whose call it is -------------------------------------------------------------------------------------------
-
-    def stream(
-        self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> Iterator[AIMessageChunk]:
-        """Answer *input* in chunks."""
-        config = _with_run_id(config)
-        with closing(cast("Any", super().stream(input, config, stop=stop, **kwargs))) as chunks:
-            with originating(Origin.within(config, self.metadata)):
-                first = next(chunks, None)  # _stream begins in here
-            if first is not None:
-                yield first
-                yield from chunks
-
-    async def astream(
-        self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[AIMessageChunk]:
-        """Answer *input* in chunks."""
-        config = _with_run_id(config)
-        async with aclosing(cast("Any", super().astream(input, config, stop=stop, **kwargs))) as chunks:
-            with originating(Origin.within(config, self.metadata)):
-                first = await anext(chunks, None)
-            if first is not None:
-                yield first
-                async for chunk in chunks:
-                    yield chunk
-
-    def _generate_with_cache(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        with originating(Origin.of(run_manager)):
-            return super()._generate_with_cache(messages, stop, run_manager, **kwargs)
-
-    async def _agenerate_with_cache(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        with originating(Origin.of(run_manager)):
-            return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
-
     # -- tools and structured output --------------------------------------------------------------------------------
 
     def bind_tools(
@@ -197,12 +140,11 @@ class ChatLLMKit(BaseChatModel):
         bound = {**kwargs, "tools": [_canonical(tool) for tool in tools]}
         if tool_choice is not None:
             bound["tool_choice"] = tool_choice
-        passed = {name: value for name, value in kwargs.items() if name not in TRACING_ONLY}
         routes = {}
         for name, route in self._backend.routes.items():
             try:
                 routes[name] = route.binding(
-                    lambda model: model.bind_tools(tools, tool_choice=tool_choice, **passed), bound
+                    lambda model: model.bind_tools(tools, tool_choice=tool_choice, **kwargs), bound
                 )
             except NotImplementedError:
                 continue
@@ -235,13 +177,23 @@ class ChatLLMKit(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         return {"models": self._identity}
 
+    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        # the model knows which parts of its parameters are secret; what all of them are is for the cache
+        likely, kwargs = self._likely(kwargs)
+        return {**likely._get_invocation_params(stop=stop, **kwargs), **super()._get_invocation_params(stop=stop)}
+
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        asked = kwargs.get("model")
-        likely = next(iter(self._backend.narrowed(asked).routes.values()))
-        if asked == likely.target.name:
-            del kwargs["model"]
-        told: dict[str, Any] = {**likely.model._get_ls_params(stop=stop, **kwargs), MARK: mark_of(self.kit)}
+        likely, kwargs = self._likely(kwargs)
+        told: dict[str, Any] = {**likely._get_ls_params(stop=stop, **kwargs), MARK: mark_of(self.kit)}
         return cast("LangSmithParams", told)
+
+    def _likely(self, kwargs: dict[str, Any]) -> tuple[BaseChatModel, dict[str, Any]]:
+        """The model that is asked first, as far as one can tell before routing, and what it is asked with."""
+        asked = kwargs.get("model")
+        route = next(iter(self._backend.narrowed(asked).routes.values()))
+        if asked == route.target.name:
+            kwargs = {name: value for name, value in kwargs.items() if name != "model"}
+        return route.model, kwargs
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         return common_profile(list(self.models.values()))
@@ -272,14 +224,6 @@ def _check_known(settings: dict[str, Any], cls: type[BaseChatModel]) -> None:
 
 def _told(model: BaseChatModel) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", model._get_ls_params())
-
-
-def _with_run_id(config: RunnableConfig | None) -> RunnableConfig:
-    """*config* with the id that the run would be given anyway, so that the call has it too."""
-    config = ensure_config(config)
-    if config.get("run_id") is None:
-        config["run_id"] = uuid7()
-    return config
 
 
 def _canonical(tool: Tool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from langchain_core.runnables import Runnable, RunnableBinding
 
 from llmkit_plugins import Attempt, Call, Target
 
-TRACING_ONLY = frozenset({"ls_structured_output_format", "structured_output_format"})
+_TRACING_ONLY = frozenset({"ls_structured_output_format", "structured_output_format"})
 """Bound parameters that only tracers read: a model below its run level would send them."""
 CREDENTIAL = "credential"
 """The parameter of a call that tells apart models which look alike but may have other keys; it is not sent."""
@@ -89,7 +89,7 @@ def kwargs_of(runnable: Runnable[Any, Any]) -> dict[str, Any]:
     kwargs: dict[str, Any] = {}
     while isinstance(runnable, RunnableBinding):
         kwargs, runnable = {**runnable.kwargs, **kwargs}, runnable.bound
-    return {name: value for name, value in kwargs.items() if name not in TRACING_ONLY}
+    return {name: value for name, value in kwargs.items() if name not in _TRACING_ONLY}
 
 
 def _takes_timeout(model: BaseChatModel) -> bool:

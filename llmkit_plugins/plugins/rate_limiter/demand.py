@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from llmkit_plugins.call import Call, Target, Usage
 from llmkit_plugins.errors import ConfigError, RateLimited
-from llmkit_plugins.plugins.rate_limiter.estimate import max_output_tokens, prompt_chars
 from llmkit_plugins.plugins.rate_limiter.levels import Keys, Plan, shown
 from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
-
-_CHARS = "rate_limiter.prompt_chars"
+from llmkit_plugins.tokens import max_output_tokens, measured_prompt
 
 
 def one(books: Books, plan: Plan, keys: Keys) -> Ticket:
@@ -25,7 +22,7 @@ def expected(books: Books, plan: Plan, keys: Keys, call: Call, target: Target | 
     More than a whole burst is not expected of anybody: a limit that the estimate exceeds is then used up, or in debt.
     """
     model = call.model if target is None else target.model
-    chars = _prompt_chars(call)
+    chars = measured_prompt(call)
     sent, answered = books.estimator.tokens(model, chars, max_output_tokens(call.params))
     cost = None if target is None else target.cost(Usage(round(sent), round(answered)))
     if cost is None:
@@ -49,11 +46,3 @@ def exactly(books: Books, plan: Plan, keys: Keys, amounts: Mapping[str, float]) 
             level.refused += 1
             raise RateLimited(level.name, shown(key))
     return Ticket(books, plan, keys, steps, amounts)
-
-
-def _prompt_chars(call: Call) -> int:
-    """Counted once for each call: it is asked about for each target."""
-    chars: Any = call.state.get(_CHARS)
-    if chars is None:
-        chars = call.state[_CHARS] = prompt_chars(call.messages) + prompt_chars(call.params.get("tools"))
-    return int(chars)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import exp, sqrt
-from typing import Any
-
-MEDIA_CHARS = 3000
-"""What an image or a sound counts for: about 750 tokens."""
 
 _PRIOR_CHARS = 2000.0
 _TOKENS_PER_CHAR = 0.25
@@ -17,8 +13,6 @@ _OUTPUT_PROBABILITY = 0.9
 _FIRST_MARGIN = 1.5
 _SMALLEST_GAIN = 0.07
 _MAX_MODELS = 1000
-_MAX_DEPTH = 8
-_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 class Quantile:
@@ -118,30 +112,3 @@ class Estimator:
             profile = Profile(everybody.tokens / everybody.chars, everybody.output.value)
             profile = self._models.setdefault(model, profile)
         return (self._all, profile)
-
-
-def prompt_chars(messages: Any, depth: int = _MAX_DEPTH) -> int:
-    """The characters of *messages* in any framework's form: text, mappings, sequences, objects with ``content``.
-
-    Images and sounds count as :data:`MEDIA_CHARS` each, whatever the length of their encoding.
-    """
-    if isinstance(messages, str):
-        return MEDIA_CHARS if messages.startswith("data:") else len(messages)
-    if depth == 0 or messages is None:
-        return 0
-    if isinstance(messages, Mapping):
-        if "data" in messages:
-            return MEDIA_CHARS
-        return sum([prompt_chars(value, depth - 1) for value in messages.values()])
-    if isinstance(messages, list | tuple):
-        return sum([prompt_chars(value, depth - 1) for value in messages])
-    return prompt_chars(getattr(messages, "content", None), depth - 1)
-
-
-def max_output_tokens(params: Mapping[str, Any]) -> float | None:
-    """The bound on the answer that *params* set, by any of its usual names."""
-    for name in _BOUNDS:
-        bound = params.get(name)
-        if bound is not None:
-            return float(bound) if isinstance(bound, int | float) else None
-    return None

@@ -59,7 +59,9 @@ async def test_nothing_is_left_behind_by_a_call(model, recorder):
     await model.ainvoke("hi")
     list(model.stream("hi"))
     await chunks.aclose()
-    assert [call.user for call in recorder.calls] == ["u1", None, None]
+    list(model.stream("hi", {"metadata": {"user": "u2"}}))
+    list(model._stream([HumanMessage("hi")]))  # as another model over this one asks it, below its run level
+    assert [call.user for call in recorder.calls] == ["u1", None, None, "u2", None]
 
 
 async def test_call_has_the_id_of_its_run(model, recorder, ask):
@@ -217,6 +219,14 @@ async def test_structured_output_is_native(include_raw, fails, model, first, sec
         assert answer["raw"].response_metadata["llmkit"]["target"] == ("second" if fails else "first")
 
 
+def test_structured_output_where_not_all_have_it(kit, first, chat_openai):
+    """Where the models differ, those that can call a tool are asked to."""
+    models = {"without": FakeListChatModel(responses=["x"]), "with": chat_openai(first, "m-1")}
+    answer = ChatLLMKit(models=models, kit=kit).with_structured_output(Weather).invoke("hi")
+    assert isinstance(answer, Weather)
+    assert first.requests[0].body["tools"][0]["function"]["name"] == "Weather"
+
+
 def test_structured_output_that_cannot_be_parsed(model, first):
     """With ``include_raw`` an answer of another form comes with the error instead of raising it."""
     first.change(reply=json.dumps({"nothing": "of it"}))
@@ -253,6 +263,27 @@ def test_it_tells_no_secrets(kit, first, chat_openai):
     told = f"{model!r} {model} {model._identifying_params} {model.asdict()} {model._get_llm_string()}"
     assert "sk-secret" not in told
     assert "'temperature': 0.3" in model._get_llm_string()
+
+
+def test_tracers_see_what_the_first_model_would_show(model):
+    """Tracers are told the parameters as the first model tells them, without the secrets of a built-in tool."""
+    tool = {"type": "mcp", "server_url": "x", "authorization": "sk-secret"}
+    seen: list[Any] = []
+
+    class Tracer(BaseCallbackHandler):
+        def on_chat_model_start(self, serialized, messages, *, invocation_params, **_):
+            seen.append(invocation_params)
+
+    model.bind(seed=7).invoke("hi", {"callbacks": [Tracer()]})
+    assert {"model": "m-1", "seed": 7, "_type": "llmkit"}.items() <= seen[0].items()
+    assert "sk-secret" not in str(model._get_invocation_params(tools=[tool]))
+
+
+def test_fallbacks_keep_their_tools(model, first, second, chat_openai):
+    """Tools bound to a model with fallbacks are bound to the fallbacks too."""
+    first.fail_with(Fault("bad_request"))
+    bound = model.with_fallbacks([chat_openai(second, "m-2")]).bind_tools([Weather])
+    assert bound.invoke("hi").tool_calls[0]["name"] == "Weather"
 
 
 def test_tokens_are_counted_by_the_first_model(kit, first):

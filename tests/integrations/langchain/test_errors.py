@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 
+import httpx
+import openai
 import pytest
 from langchain_core.exceptions import (
     ContextOverflowError,
@@ -104,6 +107,13 @@ class _Retryable(ModelError):
     is_retryable = True
 
 
+def _unreadable(status):
+    """What a client raises that could not read an answer of that *status*."""
+    error = TypeError("there are no choices")
+    error.response = SimpleNamespace(status_code=status)
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -117,6 +127,9 @@ class _Retryable(ModelError):
         (_Retryable(), "server"),
         (ModelError(), "bad_request"),
         (TimeoutError(), "timeout"),
+        (openai.APIError("broke off", request=httpx.Request("POST", "http://x"), body=None), "server"),
+        (_unreadable(200), "server"),
+        (_unreadable(None), None),
         (ValueError("a bug"), None),
     ],
     ids=lambda part: type(part).__name__ if isinstance(part, Exception) else None,

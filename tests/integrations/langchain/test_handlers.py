@@ -11,7 +11,8 @@ import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.exceptions import ModelError
 from langchain_core.language_models import FakeListLLM
-from langchain_core.outputs import LLMResult
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from llmkit_langchain import AsyncLLMKitCallbackHandler, ChatLLMKit, LLMKitCallbackHandler
 
 from llmkit_plugins import CircuitOpen, LLMKit, RateLimited, Refused, Share, Target, Usage, Wait
@@ -223,6 +224,19 @@ def test_target_of_the_kit_is_known_by_its_model(plain, recorder):
         plain.invoke("hi", {"callbacks": [LLMKitCallbackHandler(kit)]})
     assert recorder.attempts[1].target is recorder.attempts[2].target
     assert recorder.attempts[1].target.name == "openai/m-1"
+
+
+def test_first_chunk_is_the_first_that_says_something(recorder):
+    """A chunk that only names the role is not the first one; plain text models tell their text alone."""
+    clock = ManualClock()
+    handler, run_id, other = LLMKitCallbackHandler(LLMKit([recorder], clock=clock)), uuid4(), uuid4()
+    handler.on_chat_model_start({}, [[]], run_id=run_id, metadata={})
+    handler.on_llm_start({}, ["hi"], run_id=other, metadata={})
+    for text in ("", "one", "two"):
+        clock.advance(1)
+        handler.on_llm_new_token(text, chunk=ChatGenerationChunk(message=AIMessageChunk(text)), run_id=run_id)
+        handler.on_llm_new_token(text, run_id=other)
+    assert [attempt.time_to_first_chunk for attempt in recorder.attempts] == [2.0, 2.0]
 
 
 def test_says_once_what_it_cannot(plain, plugin, caplog):

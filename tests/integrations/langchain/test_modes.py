@@ -7,6 +7,7 @@ import gc
 
 import httpx
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ModelError
 
 from llmkit_plugins import NoTarget, RateLimited, Usage
@@ -53,6 +54,20 @@ async def test_ok(mode, where, asked, recorder, first, second):
     assert {attempt.finish_reason for attempt in recorder.attempts} == {"stop"}
     assert {(call.user, call.stream) for call in recorder.calls} == {("u1", mode in STREAMED)}
     assert (first.stats.requests, second.stats.requests) == (calls, 0)
+
+
+@pytest.mark.parametrize(("mode", "where"), [case for case in CASES if case[0] in STREAMED])
+async def test_callbacks_hear_every_token_once(mode, where, asked):
+    """The caller's own callbacks hear the text of a stream as it comes, and not twice."""
+    heard = []
+
+    class Tokens(BaseCallbackHandler):
+        def on_llm_new_token(self, token, *, chunk=None, **_):
+            heard.append(chunk.text)
+
+    await asked(mode, where, {"callbacks": [Tokens()]})
+    assert "".join(heard) == "one two three"
+    assert len(heard) > 1
 
 
 @pytest.mark.parametrize(("mode", "where"), CASES)

@@ -109,12 +109,13 @@ def test_copies_are_ones_own(piece):
     backend = LangChainBackend()
     before = piece.model_copy(deep=True)
     one, other = backend.copy(piece), backend.copy(piece)
-    for kept in (one.message.response_metadata, one.message.additional_kwargs, one.message.usage_metadata or {}):
-        kept["mine"] = True
-    for parts in (one.message.content, getattr(one.message, "tool_call_chunks", [])):
-        for part in parts:
-            if isinstance(part, dict):
-                part["mine"] = True
+    for part in vars(one.message).values():
+        if isinstance(part, dict):
+            part["mine"] = True
+        elif isinstance(part, list):
+            for block in part:
+                block["mine"] = True
+            part.append({"mine": True})
     one.message.id = "mine"
     assert piece == other == before
 

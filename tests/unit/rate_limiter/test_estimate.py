@@ -7,13 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmkit_plugins.plugins.rate_limiter.estimate import (
-    MEDIA_CHARS,
-    Estimator,
-    Quantile,
-    max_output_tokens,
-    prompt_chars,
-)
+from llmkit_plugins.plugins.rate_limiter.estimate import Estimator, Quantile
+from llmkit_plugins.tokens import MEDIA_CHARS, max_output_tokens, prompt_chars
 
 
 @pytest.mark.parametrize(
