@@ -142,7 +142,11 @@ def litellm(rounds: int) -> None:
     for strategy in ("latency-based-routing", "simple-shuffle"):
         for count in COUNTS:
             deployments = [
-                {"model_name": "m", "litellm_params": {"model": f"openai/t{n}", "api_key": "k"}, "model_info": {"id": str(n)}}
+                {
+                    "model_name": "m",
+                    "litellm_params": {"model": f"openai/t{n}", "api_key": "k"},
+                    "model_info": {"id": str(n)},
+                }
                 for n in range(count)
             ]
             router = litellm.Router(model_list=deployments, routing_strategy=strategy)

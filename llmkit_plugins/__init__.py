@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from llmkit_plugins.plugins.multiplexer import MultiplexerPlugin, StreamingMultiplexer
     from llmkit_plugins.plugins.observability import Observability, ObservabilityPlugin
     from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiter, RateLimiterPlugin, TokenBucket
+    from llmkit_plugins.plugins.router import RouterPlugin, SmartRouter
     from llmkit_plugins.settings import ConfigErrors, Settings
 
 __all__ = [
@@ -61,8 +62,10 @@ __all__ = [
     "RateLimiterPlugin",
     "Refused",
     "Response",
+    "RouterPlugin",
     "Settings",
     "Share",
+    "SmartRouter",
     "StreamingMultiplexer",
     "Target",
     "TimedOut",
@@ -79,6 +82,7 @@ _ON_DEMAND = {
     "plugins.multiplexer": ("MultiplexerPlugin", "StreamingMultiplexer"),
     "plugins.observability": ("Observability", "ObservabilityPlugin"),
     "plugins.rate_limiter": ("Limit", "RateLimiter", "RateLimiterPlugin", "TokenBucket"),
+    "plugins.router": ("RouterPlugin", "SmartRouter"),
     "settings": ("ConfigErrors", "Settings"),
 }
 _PLACES = {name: f"{__name__}.{module}" for module, names in _ON_DEMAND.items() for name in names}

@@ -1,19 +1,25 @@
-"""The command ``llmkit``: which plugins there are, whether settings are right, and what an editor must know of them."""
+"""The command ``llmkit``: which plugins there are, whether settings are right, what an editor must know of them, and
+where the router would send a call."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
+from llmkit_plugins.call import Call
 from llmkit_plugins.config import build, default_order, listed
 from llmkit_plugins.discovery import Found, discover
 from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.plugins.router.config import OptimizeFor
+from llmkit_plugins.plugins.router.explanation import COLUMNS
+from llmkit_plugins.plugins.router.plugin import RouterPlugin
 from llmkit_plugins.schema import settings_schema
 from llmkit_plugins.settings import each
 from llmkit_plugins.source import Document, locate, read
@@ -71,6 +77,15 @@ def _parser() -> argparse.ArgumentParser:
 
     schema = commands.add_parser("schema", help="print the JSON schema of a settings file, for editors")
     schema.set_defaults(run=_schema)
+
+    explain = commands.add_parser("explain", help="tell what the router thinks of each target, before its first call")
+    explain.add_argument("file", nargs="?", metavar="FILE", help="the settings (default: as the library looks)")
+    explain.add_argument("--model", help="the model asked for")
+    explain.add_argument("--prompt-tokens", type=int, default=500, metavar="N", help="length of the prompt (500)")
+    explain.add_argument("--max-tokens", type=int, metavar="N", help="bound on the answer")
+    explain.add_argument("--optimize-for", choices=get_args(OptimizeFor), help="instead of what the settings say")
+    explain.add_argument("--json", action="store_true", help="print JSON")
+    explain.set_defaults(run=_explain)
 
     demo = commands.add_parser("demo", help="send real requests through the plugins to local providers", add_help=False)
     demo.set_defaults(run=_demo)
@@ -139,6 +154,34 @@ def _check(args: argparse.Namespace, _: Sequence[str]) -> int:
     say(f"  plugins: {', '.join(names) or 'none'}")
     say(f"  targets: {', '.join(f'{target.name} ({target.provider}: {target.model})' for target in targets) or 'none'}")
     return WELL
+
+
+def _explain(args: argparse.Namespace, _: Sequence[str]) -> int:
+    document = read(args.file)
+    plugins, targets, _settings = build(document)
+    router = next((plugin for _, plugin in plugins if isinstance(plugin, RouterPlugin)), None)
+    if router is None:
+        raise ConfigError("the router is not enabled", document.file, "plugins", "add 'router' to plugins")
+    serving = [
+        target for target in targets if target.serves is None or args.model is None or args.model in target.serves
+    ]
+    if not serving:
+        right = "a model that one of the targets serves" if targets else "[[targets]]"
+        raise ConfigError("there is no target to choose", document.file, "targets", right)
+    explanation = router.explain(_imagined(args), serving)
+    if args.json:
+        say(json.dumps(dataclasses.asdict(explanation), indent=2))
+        return WELL
+    say(explanation.summary)
+    show_table(COLUMNS, [row.cells for row in explanation.rows])
+    return WELL
+
+
+def _imagined(args: argparse.Namespace) -> Call:
+    """A call such as *args* describe."""
+    params = {} if args.max_tokens is None else {"max_tokens": args.max_tokens}
+    metadata = {} if args.optimize_for is None else {"route": {"optimize_for": args.optimize_for}}
+    return Call("abc " * args.prompt_tokens, args.model, params=params, metadata=metadata)
 
 
 def _schema(_: argparse.Namespace, __: Sequence[str]) -> int:

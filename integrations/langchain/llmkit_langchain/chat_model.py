@@ -180,7 +180,8 @@ class ChatLLMKit(OriginChatModel):
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         # the model knows which parts of its parameters are secret; what all of them are is for the cache
         likely, kwargs = self._likely(kwargs)
-        return {**likely._get_invocation_params(stop=stop, **kwargs), **super()._get_invocation_params(stop=stop)}
+        told = likely._get_invocation_params(stop=stop, **kwargs)
+        return {**told, **self._identifying_params, "_type": self._llm_type}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         likely, kwargs = self._likely(kwargs)

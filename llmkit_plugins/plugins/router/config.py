@@ -1,0 +1,71 @@
+"""The settings of a smart router."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from llmkit_plugins.settings import Settings
+
+OptimizeFor = Literal["latency", "cost", "reliability", "balanced"]
+
+
+class Weights(Settings):
+    """What counts how much where ``optimize_for`` is ``balanced``: exponents of seconds, USD and the chance of an
+    answer.
+
+    With latency 2 and cost 1, half the latency is worth four times the price; with reliability 10 beside cost 1, a
+    target that fails one time in ten has to be 2.9 times as cheap.
+    """
+
+    latency: float = Field(default=2.0, ge=0, le=10, description="Exponent of the predicted seconds.")
+    cost: float = Field(default=1.0, ge=0, le=10, description="Exponent of the predicted USD.")
+    reliability: float = Field(default=10.0, ge=0, le=100, description="Exponent of the chance of an answer.")
+
+
+class RouterConfig(Settings):
+    """What a router strives for, and how it learns."""
+
+    optimize_for: OptimizeFor | None = Field(
+        default=None,
+        description="What the best target is best at; if not given: the cheapest that meets the objectives, or "
+        "balanced where there are none.",
+    )
+    max_latency_seconds: float | None = Field(
+        default=None, gt=0, description="Objective: nine in ten answers should be complete within it."
+    )
+    max_cost_usd: float | None = Field(default=None, gt=0, description="Objective: what a call should cost at most.")
+    min_success_rate: float | None = Field(
+        default=None, gt=0, lt=1, description="Objective: share of attempts that should be answered."
+    )
+    weights: Weights = Field(default=Weights(), description="What counts how much where optimize_for is balanced.")
+    affinity: Literal["off", "soft", "strict"] = Field(
+        default="off",
+        description="Send calls whose prompts begin alike to the same target, whose cache then knows them: soft "
+        "among targets that are about as good, strict wherever the target is fit.",
+    )
+    affinity_chars: int = Field(
+        default=4096, ge=1, description="How many characters have to be alike; shorter prompts go anywhere."
+    )
+    cache_seconds: float = Field(default=300.0, gt=0, description="How long a provider's cache is taken to last.")
+    exploration: float = Field(
+        default=0.01, ge=0, le=0.5, description="What may be spent on trying other targets, as a share of all calls."
+    )
+    half_life_seconds: float = Field(
+        default=10.0, gt=0, description="After so long without an answer, the next one counts as much as all before."
+    )
+    power_of_two_above: int = Field(
+        default=64, ge=0, description="With more targets, one at random is compared with the last winner only."
+    )
+    failover_share: float = Field(
+        default=0.2, ge=0, le=1, description="Failovers of all calls together, as a share of the calls of late."
+    )
+    failover_floor: int = Field(default=10, ge=0, description="Failovers in ten seconds that are always allowed.")
+    first_chunk_seconds: float = Field(
+        default=0.5, gt=0, le=1000, description="Until the first chunk, expected of a target before its first answer."
+    )
+    seconds_per_output_token: float = Field(
+        default=0.02, gt=0, le=100, description="For each token, expected of a target before its first answer."
+    )
+    output_tokens: float = Field(default=200.0, gt=0, description="Length of an answer, expected before the first.")

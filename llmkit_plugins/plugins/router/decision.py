@@ -1,0 +1,84 @@
+"""Where one call goes, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from llmkit_plugins.call import Target
+from llmkit_plugins.plugins.router.case import Case
+from llmkit_plugins.plugins.router.scoring import AWAY, VIOLATING, cost, predict, priced, violation
+
+Why = Literal["best", "near_equal", "affinity", "probe", "two_choices", "compromise", "away"]
+
+WHY: Mapping[Why, str] = {
+    "best": "the best by {mode}",
+    "near_equal": "about as good by {mode} as the best: by weight, chance and what is in flight",
+    "affinity": "calls that begin like this go there, so that its cache knows the prompt",
+    "probe": "not the best by {mode}, but it may have become so: it is tried",
+    "two_choices": "by {mode} the better of one at random and the last winner",
+    "compromise": "no target meets the objectives, and it misses them by least",
+    "away": "every target asked to be left alone, and it is the first to be back",
+}
+
+
+class Decision:
+    """Where a call goes: ``target``, then ``fallbacks``; ``why`` in a word, ``reasons`` in sentences."""
+
+    __slots__ = ("_case", "_place", "predicted_seconds", "target", "why")
+
+    def __init__(self, case: Case, place: int, why: Why) -> None:
+        self._case, self._place, self.why = case, place, why
+        self.target = case.targets[place]
+        """Where it should go."""
+        self.predicted_seconds = case.seconds(place)
+        """Until the answer is complete."""
+
+    @property
+    def predicted_latency_ms(self) -> float:
+        """Milliseconds until the answer is complete."""
+        return self.predicted_seconds * 1e3
+
+    @property
+    def predicted_cost(self) -> float | None:
+        """USD; None where a price is unknown."""
+        return cost(self._case, self._place)
+
+    @property
+    def order(self) -> tuple[Target, ...]:
+        """All targets, the best first, equal ones as they were given; of those not compared, each in its turn."""
+        case, place = self._case, self._place
+        targets, scores = case.targets, case.scores
+        if scores is None:
+            return (self.target, *targets[place + 1 :], *targets[:place])
+        places = sorted(range(len(scores)), key=scores.__getitem__)
+        places.remove(place)
+        return (self.target, *[targets[other] for other in places])
+
+    @property
+    def fallbacks(self) -> tuple[Target, ...]:
+        """Where it should go if that fails, in order."""
+        return self.order[1:]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why there, and what else is worth knowing."""
+        return (WHY[self.why].format(mode=self._case.goals.mode), *self._objectives(), *self._unknown_prices())
+
+    def _objectives(self) -> list[str]:
+        case, place = self._case, self._place
+        if not case.goals.limited:
+            return []
+        missed = violation(case.goals, predict(case, place))
+        return [f"misses the objectives by {missed:.0%}" if missed else "meets the objectives"]
+
+    def _unknown_prices(self) -> list[str]:
+        unpriced = [target.name for target in self._case.targets if not priced(target)]
+        if not self._case.goals.cost or not unpriced:
+            return []
+        return [f"ranked last, as their price is unknown: {', '.join(unpriced)}"]
+
+
+def why_of(score: float) -> Why:
+    """Why the best is chosen, which has that *score*."""
+    return "best" if score < VIOLATING else "compromise" if score < AWAY else "away"

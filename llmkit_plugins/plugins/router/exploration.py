@@ -1,0 +1,78 @@
+"""When to try a target that is not the best: one that has recovered should be found again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import log
+from typing import NamedTuple
+
+LOOK_SECONDS = 1.0
+"""How often it is looked at all."""
+
+_SOON_SECONDS = 10.0
+_LATEST_SECONDS = 30.0
+_AS_GOOD = 1.25
+_LARGEST_ALLOWANCE = 20.0
+
+
+class Candidate(NamedTuple):
+    """A target that is not the best now."""
+
+    place: int
+    hope: float
+    """The score it would have, were it again what it was in the long run, relative to that of the best."""
+    slower: float
+    """How many times as slow as then it is now."""
+    failing: bool
+    """Whether the last attempt there failed."""
+    idle_seconds: float
+    """Since an attempt there began."""
+
+
+class Exploration:
+    """Which target to try instead of the best, now and then.
+
+    One that used to be as good is tried after ten to thirty seconds without an attempt: the sooner the less slow it
+    is, late where the last attempt failed. The others are tried in turn, and each costs its score: all together *share*
+    of what the calls cost that go to the best. So a target that is ten times as slow, or as dear, is tried a tenth as
+    often.
+    """
+
+    __slots__ = ("_allowance", "_look_at", "_share")
+
+    def __init__(self, share: float, now: float) -> None:
+        self._share, self._allowance = share, 0.0
+        self._look_at = now if share else float("inf")
+
+    def due(self, now: float) -> bool:
+        """One more call was made: whether it is time to look."""
+        self._allowance += self._share
+        return now >= self._look_at
+
+    def forgotten(self, idle_seconds: float) -> bool:
+        """Whether it was so long ago that what was last seen need no longer be so."""
+        return idle_seconds > _LATEST_SECONDS and self._share > 0.0
+
+    def choose(self, candidates: Iterable[Candidate], now: float) -> int | None:
+        """The place of the one to try now; None: none."""
+        self._look_at = now + LOOK_SECONDS
+        self._allowance = allowance = min(self._allowance, _LARGEST_ALLOWANCE)
+        fallen, others = [], []
+        for one in candidates:
+            if one.hope <= _AS_GOOD:
+                fallen.append((one.idle_seconds - _patience(one), one.place))
+            elif one.hope <= allowance:
+                others.append((one.idle_seconds / one.hope, one.hope, one.place))
+        overdue, place = max(fallen, default=(-1.0, -1))
+        if overdue >= 0.0:
+            return place
+        if not others:
+            return None
+        _, price, place = max(others)
+        self._allowance -= price
+        return place
+
+
+def _patience(one: Candidate) -> float:
+    soon = _SOON_SECONDS * (1.0 + log(max(one.slower, 1.0)))
+    return _LATEST_SECONDS if one.failing else min(soon, _LATEST_SECONDS)

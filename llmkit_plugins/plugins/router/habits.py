@@ -1,0 +1,103 @@
+"""How many tokens calls take, learned from what calls like them took."""
+
+from __future__ import annotations
+
+from math import log
+from threading import RLock
+
+from llmkit_plugins.call import Call, Usage
+from llmkit_plugins.tokens import MEASURED
+
+_TOKENS_PER_CHAR = 0.25
+_PRIOR_CHARS = 2000.0
+_HORIZON_CHARS = 1e6
+_PRIOR_VARIANCE = 0.5
+_LEAST_GAIN = 0.02
+_OUTLIER = 6.0
+_LEAST_TOKENS = 1e-3
+_LONGEST_PROMPT = 8.0
+_LARGEST_SURPRISE = 4.0
+_MOST_KEYS = 10_000
+
+
+class Habit:
+    """What calls of one kind take: a running mean of the output tokens, and the tokens per character of the prompts.
+
+    There is no lock: threads that learn at once may lose an answer, never more.
+    """
+
+    __slots__ = ("_answers", "_chars", "_tokens", "output_tokens", "output_variance", "wider")
+
+    def __init__(self, output_tokens: float, wider: Habit | None = None) -> None:
+        self.output_tokens = output_tokens
+        self.output_variance = _PRIOR_VARIANCE
+        """Of the logarithm of the output tokens."""
+        self.wider = wider
+        """That of calls of a wider kind, which learns from every fourth answer to these."""
+        self._answers = 0
+        self._chars = _PRIOR_CHARS
+        self._tokens = _PRIOR_CHARS * (_TOKENS_PER_CHAR if wider is None else wider.tokens_per_char)
+
+    @property
+    def tokens_per_char(self) -> float:
+        """Of the prompts."""
+        return self._tokens / self._chars
+
+    def learn(self, call: Call, usage: Usage) -> None:
+        """*call* was answered, and took that."""
+        self._answers = answers = self._answers + 1
+        gain = 1.0 / (answers + 1)
+        if gain < _LEAST_GAIN:
+            gain = _LEAST_GAIN
+        mean = self.output_tokens
+        ratio = usage.output_tokens / mean
+        if ratio > _OUTLIER:
+            ratio = _OUTLIER
+        self.output_tokens = mean + gain * mean * (ratio - 1.0) + _LEAST_TOKENS
+        if not answers & 3:
+            self._learn_more(call, usage, gain)
+
+    def _learn_more(self, call: Call, usage: Usage, gain: float) -> None:
+        surprise = log((usage.output_tokens + 1.0) / (self.output_tokens + 1.0))
+        self.output_variance += gain * (min(surprise * surprise, _LARGEST_SURPRISE) - self.output_variance)
+        if chars := call.state.get(MEASURED):
+            self._chars += chars
+            self._tokens += usage.input_tokens
+            if self._chars > _HORIZON_CHARS:
+                self._chars /= 2.0
+                self._tokens /= 2.0
+        if self.wider is not None:
+            self.wider.learn(call, usage)
+
+
+class Habits:
+    """The habits of calls by model and user. Who is new is expected to be like all who ask for the model, and a new
+    model like all models. Of ten thousand, the one that was met first is forgotten."""
+
+    def __init__(self, output_tokens: float) -> None:
+        self.of_all = Habit(output_tokens)
+        self._known: dict[tuple[str | None, str | None], Habit] = {}
+        self._lock = RLock()
+        self._prompt_tokens = 0.0
+
+    def of(self, call: Call) -> Habit:
+        """That of calls like *call*."""
+        return self._known.get((call.model, call.user)) or self._meet(call.model, call.user)
+
+    def longer(self, input_tokens: float) -> float:
+        """By how many times the usual length a prompt is longer."""
+        usual = self._prompt_tokens
+        return min(input_tokens / usual - 1.0, _LONGEST_PROMPT) if usual else 0.0
+
+    def prompted(self, input_tokens: float) -> float:
+        """A prompt had so many tokens. Returns by how many times the usual length it was longer."""
+        usual = self._prompt_tokens
+        self._prompt_tokens = usual + _LEAST_GAIN * (input_tokens - usual) if usual else input_tokens
+        return self.longer(input_tokens) if input_tokens else 0.0
+
+    def _meet(self, model: str | None, user: str | None) -> Habit:
+        wider = self.of_all if user is None else self._known.get((model, None)) or self._meet(model, None)
+        with self._lock:
+            while len(self._known) >= _MOST_KEYS:
+                del self._known[next(iter(self._known))]
+            return self._known.setdefault((model, user), Habit(wider.output_tokens, wider))

@@ -1,0 +1,178 @@
+"""How long one target takes: until the first chunk, for each token, and beside other calls."""
+
+from __future__ import annotations
+
+from math import log
+
+LEAST_GAIN = 0.1
+"""How much a reading counts at least, so that a change shows within twenty of them."""
+
+LONGEST_SECONDS = 1e5
+"""What is longer counts as that."""
+
+_INSTANT = 1e-9
+_UNKNOWN = 1e6
+_OUTLIER = 4.0
+_TELLING = 3
+_SETTLING = 64
+_SETTLED_EVERY = 16
+_USUAL_SECONDS = 600.0
+_MOST_FORGOTTEN = 0.1
+_FACTOR_GAIN = 0.2
+_PROMPT_GAIN = 0.1
+_LARGEST_PROMPT_SHARE = 0.9
+_PRIOR_VARIANCE = 0.2
+_LARGEST_SURPRISE = 4.0
+
+
+class Latency:
+    """Running means of the seconds to the first chunk (alone, with a prompt of the usual length) and per output token.
+
+    A reading counts by the Kalman gain of a level that wanders (Muth 1960): 1/n among n that come at once, more the
+    longer there was none, a tenth at least. What is beyond four times the mean counts as that; what was sent long
+    before the newest reading counts less; after a pause a target that is suddenly fast is believed. Crowding is a
+    factor on the first chunk for each power of two of calls in flight, learned as they occur and never falling; of more
+    calls than were ever seen, twice as many take twice as long.
+
+    There is no lock: threads that learn at once may lose a reading, never more.
+    """
+
+    __slots__ = ("_factor", "_factors", "_gain", "_in_flight", "_learned", "_newest", "_per_second", "_readings",
+                 "_settled", "_slower", "_usual_first", "_usual_token", "curious", "first", "first_now", "prompt_share",
+                 "token", "token_now", "variance", "venturing")  # fmt: skip
+
+    def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
+        self.first = self._usual_first = first
+        self.token = self._usual_token = token
+        """Means of late, and in the long run."""
+        self.first_now, self.token_now = first, token
+        """What they are beside the calls that are in flight."""
+        self.prompt_share = 0.0
+        """The part of ``first`` that grows with the prompt."""
+        self.variance = _PRIOR_VARIANCE
+        """Of the logarithm of how long answers took, compared with how long they should have."""
+        self._factors = [1.0]
+        """What crowding makes of ``first``, by the bit length of the number of calls in flight."""
+        self.curious = True
+        """Whether the next answer will be looked at more closely: the first ones, then every fourth."""
+        self.venturing = False
+        """Whether there are more calls in flight than there ever were while an answer was awaited."""
+        self._in_flight, self._factor, self._slower = 0, 1.0, 1.0
+        self._gain, self._readings = _UNKNOWN, 0
+        self._per_second = 1.0 / half_life
+        self._learned = self._newest = self._settled = now
+
+    def first_chunk(self, crowd: int, prompt: float) -> float:
+        """Predicted seconds to the first chunk beside a number of calls of the bit length *crowd*."""
+        factors = self._factors
+        return self.first * factors[min(crowd, len(factors) - 1)] * (1.0 + self.prompt_share * prompt)
+
+    @property
+    def known(self) -> bool:
+        """Whether there were answers enough to tell."""
+        return self._readings >= _TELLING
+
+    def hoped_for(self, tokens: float) -> float:
+        """Seconds of an answer alone, if the target is as in the long run, or as of late, whichever is better."""
+        first = self.first if self.first < self._usual_first else self._usual_first
+        return first + tokens * (self.token if self.token < self._usual_token else self._usual_token)
+
+    def beside(self, in_flight: int) -> None:
+        """From now on there are so many calls in flight. While ``venturing`` is true, each change is to be told, else
+        those of the bit length."""
+        factors, crowd = self._factors, in_flight.bit_length()
+        self.venturing = crowd >= len(factors)
+        self._slower = (in_flight + 1) / (1 << (len(factors) - 1)) if self.venturing else 1.0
+        self._in_flight, self._factor = in_flight, factors[-1 if self.venturing else crowd] * self._slower
+        self.first_now, self.token_now = self.first * self._factor, self.token * self._slower
+
+    def learn(
+        self, first: float, rest: float, tokens: float, crowd: int, sent: float, now: float, prompt: float = 0.0
+    ) -> None:
+        """An answer to what was *sent* beside a number of calls of the bit length *crowd* began after *first* seconds,
+        and took *rest* more for *tokens* tokens.
+
+        *prompt* is by how many times its usual length the prompt was longer: 0 is as usual, 1 is twice as long. (One
+        function: as four it costs half as much again.)
+        """
+        idle = (now - self._learned) * self._per_second
+        gain = self._gain + idle
+        gain /= 1.0 + gain
+        if gain < LEAST_GAIN:
+            gain = LEAST_GAIN
+        self._gain, self._learned = gain, now
+        late = (self._newest - sent) * self._per_second
+        if late > 0.0:
+            gain /= 1.0 + late
+        else:
+            self._newest = sent
+
+        factors, mean, token = self._factors, self.first, self.token
+        expected = mean * factors[crowd] if crowd < len(factors) else self._meet(crowd)
+        if prompt:
+            expected *= 1.0 + self.prompt_share * prompt
+        ratio = first / expected
+        if ratio > _OUTLIER:
+            ratio = _OUTLIER
+        elif idle > 1.0 and ratio * ratio < 1.0 - gain:
+            gain = 1.0 - ratio * ratio
+        self.first = mean + gain * mean * (ratio - 1.0) + _INSTANT
+        if tokens > 1.0:
+            reading = rest / (tokens - 1.0)
+            if reading > _OUTLIER * token:
+                reading = _OUTLIER * token
+            self.token = token + gain * (reading - token) + _INSTANT
+        self._readings = readings = self._readings + 1
+        if not self.curious:
+            self.first_now, self.token_now = self.first * self._factor, self.token * self._slower
+            self.curious = readings & 3 == 3
+        else:
+            self.curious = readings < _SETTLING
+            self._learn_more(ratio, (first + rest + _INSTANT) / (expected + tokens * token), crowd, prompt, now)
+
+    def _learn_more(self, ratio: float, surprise: float, crowd: int, prompt: float, now: float) -> None:
+        """What can be learned from every fourth answer as well: all that is not the means."""
+        square = min(log(surprise) ** 2, _LARGEST_SURPRISE)
+        self.variance += LEAST_GAIN * (square - self.variance)
+        if crowd:
+            self._bend(crowd, self._factors[crowd] * (1.0 + _FACTOR_GAIN * min(ratio - 1.0, 1.0)))
+        if prompt:
+            self._stretch(min(ratio - 1.0, 1.0), prompt)
+        if self._readings <= _SETTLING or not self._readings % _SETTLED_EVERY:
+            self._settle(now)
+        self.beside(self._in_flight)
+
+    def _meet(self, crowd: int) -> float:
+        """The seconds to the first chunk beside more calls than there ever were."""
+        self.curious = True
+        self._factors.extend(self._factors[-1:] * (crowd + 1 - len(self._factors)))
+        return self.first * self._factors[crowd]
+
+    def _stretch(self, wrong: float, prompt: float) -> None:
+        """The first chunk of that *prompt* took longer by *wrong* times what was predicted.
+
+        (Normalised least mean squares, Nagumo and Noda 1967.)
+        """
+        share = self.prompt_share + _PROMPT_GAIN * wrong * prompt / (0.5 + prompt * prompt)
+        self.prompt_share = min(max(share, 0.0), _LARGEST_PROMPT_SHARE)
+
+    def _bend(self, crowd: int, factor: float) -> None:
+        """Make *factor* that of *crowd*; what contradicts it on either side follows."""
+        factors = self._factors
+        factors[crowd] = factor = factor if factor > 1.0 else 1.0
+        above, below = crowd + 1, crowd - 1
+        while above < len(factors) and factors[above] < factor:
+            factors[above] = factor
+            above += 1
+        while below and factors[below] > factor:
+            factors[below] = factor
+            below -= 1
+
+    def _settle(self, now: float) -> None:
+        """The long run: the mean of all readings at first, then of ten minutes. A few readings never move it far."""
+        share = 1.0 / self._readings
+        if self._readings > _SETTLING:
+            share = min(max(_SETTLED_EVERY * share, (now - self._settled) / _USUAL_SECONDS), _MOST_FORGOTTEN)
+        self._settled = now
+        self._usual_first *= (self.first / self._usual_first) ** share
+        self._usual_token *= (self.token / self._usual_token) ** share

@@ -1,0 +1,161 @@
+"""How good a target is for a call, as one number: the lower the better, above 0 and finite whatever was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import copysign, exp, log, sqrt
+
+from llmkit_plugins.call import Target
+from llmkit_plugins.plugins.router.case import Case, Score
+from llmkit_plugins.plugins.router.goals import Goals
+from llmkit_plugins.plugins.router.track import Track
+
+NEAR = 1.2
+"""Up to so many times as bad as the best is about as good."""
+
+VIOLATING = 1e150
+"""From here on a score is that of a target that does not meet the objectives."""
+
+AWAY = 1e200
+"""From here on it is that of a target that asked not to be called now."""
+
+UNKNOWN_USD = 1000.0
+"""What an unknown price counts as, so that it comes after all that are known."""
+
+_NO_COST = 1e-8
+_P90 = 1.2816
+_JAM = 2.0
+_LARGEST_LOG = 300.0
+_LARGEST_VIOLATION = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is expected of a call at one target."""
+
+    seconds: float
+    p90_seconds: float
+    """Nine in ten answers are complete within."""
+    cost: float | None
+    """USD; None where a price is unknown."""
+    success: float
+    """The chance of an answer."""
+
+
+def predict(case: Case, place: int) -> Prediction:
+    """What is expected at the target in that *place*, beside what is in flight there now."""
+    seconds, track = case.seconds(place), case.tracks[place]
+    return Prediction(seconds, _p90(case, track, seconds), cost(case, place), track.failures.success)
+
+
+def cost(case: Case, place: int) -> float | None:
+    """Predicted USD, with what the provider's cache should save; None where a price is unknown."""
+    target = case.targets[place]
+    input_price, output_price = target.input_price, target.output_price
+    if input_price is None or output_price is None:
+        return None
+    usd = case.output_tokens * output_price
+    if input_price:
+        usd += case.input_tokens * input_price
+        if target.cached_price is not None and target.name in case.cached_at:
+            usd -= case.input_tokens * case.tracks[place].cached_share * (input_price - target.cached_price)
+    return usd / 1e6
+
+
+def priced(target: Target) -> bool:
+    """Whether what *target* costs is known."""
+    return target.input_price is not None and target.output_price is not None
+
+
+def score_for(goals: Goals) -> Score:
+    """The scores of a case with these *goals*, objectives aside."""
+    return _by_latency if goals.mode == "latency" else _weighed
+
+
+def with_limits(score: Score) -> Score:
+    """*score*, but objectives come first, and who asked to be left alone for now comes last."""
+
+    def limited(case: Case, places: Sequence[int]) -> list[float]:
+        return [_limited(case, place, score) for place, score in zip(places, score(case, places), strict=True)]
+
+    return limited
+
+
+def hope(case: Case, place: int, best: int) -> float:
+    """The score it would have, alone, were it again what it was in the long run; if hardly known, as fast as *best*."""
+    track = case.tracks[place]
+    seconds, success = track.latency.hoped_for(case.output_tokens), 1.0 - track.failures.usual_rate
+    if not track.latency.known:
+        seconds = min(seconds, case.seconds(best))
+    if case.goals.limited:
+        missed = violation(case.goals, Prediction(seconds, _p90(case, track, seconds), cost(case, place), success))
+        if missed:
+            return VIOLATING * (1.0 + missed)
+    return _weigh(case.goals, seconds, seconds, _usd(case, place), success)
+
+
+def _by_latency(case: Case, places: Sequence[int]) -> list[float]:
+    """Errors count as slow. (The general form takes four times as long.)"""
+    tracks, tokens, prompt = case.tracks, case.output_tokens, case.prompt
+    scores = []
+    for place in places:
+        track = tracks[place]
+        latency = track.latency
+        first = latency.first_now
+        if prompt:
+            first *= 1.0 + latency.prompt_share * prompt
+        scores.append((first + tokens * latency.token_now) / track.failures.success)
+    return scores
+
+
+def _weighed(case: Case, places: Sequence[int]) -> list[float]:
+    scores = []
+    for place in places:
+        track, seconds = case.tracks[place], case.seconds(place)
+        usual = seconds if case.goals.latency else track.latency.hoped_for(case.output_tokens)
+        scores.append(_weigh(case.goals, seconds, usual, _usd(case, place), track.failures.success))
+    return scores
+
+
+def _weigh(goals: Goals, seconds: float, usual: float, usd: float, success: float) -> float:
+    """A product of powers. Where seconds do not count, being slower than usual does: a target in a jam is not cheap."""
+    total = goals.latency * log(seconds) - goals.reliability * log(success)
+    if goals.cost:
+        total += goals.cost * log(usd + _NO_COST)
+    if seconds > usual:
+        total += _JAM * log(seconds / usual)
+    return exp(total if -_LARGEST_LOG < total < _LARGEST_LOG else copysign(_LARGEST_LOG, total))
+
+
+def _usd(case: Case, place: int) -> float:
+    usd = cost(case, place) if case.goals.cost else 0.0
+    return UNKNOWN_USD if usd is None else usd
+
+
+def _limited(case: Case, place: int, score: float) -> float:
+    away = case.tracks[place].away_until - case.now
+    if away > 0.0:
+        return AWAY * (1.0 + away)
+    missed = violation(case.goals, predict(case, place)) if case.goals.limited else 0.0
+    return VIOLATING * (1.0 + missed) if missed else score
+
+
+def violation(goals: Goals, predicted: Prediction) -> float:
+    """By how much of itself each objective is missed, all together; 0 where all are met."""
+    missed = 0.0
+    if goals.max_latency_seconds is not None:
+        missed += max(0.0, predicted.p90_seconds / goals.max_latency_seconds - 1.0)
+    if goals.max_cost_usd is not None:
+        usd = UNKNOWN_USD if predicted.cost is None else predicted.cost
+        missed += max(0.0, usd / goals.max_cost_usd - 1.0)
+    if goals.min_success_rate is not None:
+        missed += max(0.0, goals.min_success_rate / predicted.success - 1.0)
+    return min(missed, _LARGEST_VIOLATION)
+
+
+def _p90(case: Case, track: Track, seconds: float) -> float:
+    """Of a log-normal sum (Fenton and Wilkinson): the spread of the target, and that of how long answers are."""
+    answer = case.output_tokens * track.latency.token / seconds
+    spread = log(1.0 + (exp(track.latency.variance) - 1.0) + answer * answer * (exp(case.habit.output_variance) - 1.0))
+    return seconds * exp(_P90 * sqrt(spread) - spread / 2)

@@ -1,0 +1,141 @@
+"""What is known of one target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmkit_plugins.call import Attempt, Usage
+from llmkit_plugins.plugins.router.failures import Failures
+from llmkit_plugins.plugins.router.latency import LONGEST_SECONDS, Latency
+
+_FIRST_AWAY_SECONDS = 1.0
+_MOST_DOUBLINGS = 6
+_LONGEST_AWAY_SECONDS = 3600.0
+_CACHE_GAIN = 0.1
+_LEAST_OF_IT = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStats:
+    """What is known of one target. Seconds are of an answer given alone, to a prompt of the usual length."""
+
+    in_flight: int
+    first_chunk_seconds: float
+    seconds_per_output_token: float
+    success_rate: float
+    """The chance that the next attempt is answered."""
+    usual_success_rate: float
+    """The same in the long run."""
+    answers: int
+    failures: int
+    away_seconds: float
+    """How much longer it asked to be left alone."""
+
+
+class Track:
+    """How long one target takes, how often it fails, what is under way there, until when it asked to be left alone.
+
+    An attempt may be told to have ended twice, late, or without having begun: ``in_flight`` is a length, not a count.
+    """
+
+    __slots__ = ("_answers", "_failures", "_open", "_refusals", "_told", "away_until", "cached_share", "failing",
+                 "failures", "in_flight", "latency", "tried")  # fmt: skip
+
+    def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
+        self.latency = Latency(first, token, half_life, now)
+        self.failures = Failures(half_life, now)
+        self.in_flight = 0
+        self.away_until = float("-inf")
+        self.tried = float("-inf")
+        """When an attempt last began."""
+        self.cached_share = 0.5
+        """The part of a prompt that is read from the provider's cache, where the cache should know the prompt."""
+        self.failing = False
+        """Whether the last attempt failed."""
+        self._open: dict[Attempt, int] = {}
+        self._answers = self._failures = self._refusals = self._told = 0
+
+    def begin(self, attempt: Attempt, now: float) -> None:
+        """*attempt* is under way."""
+        under_way = self._open
+        under_way[attempt] = self.in_flight.bit_length()
+        self.in_flight = count = len(under_way)
+        if not count & (count - 1) or self.latency.venturing:
+            self.latency.beside(count)
+        self.tried = now
+
+    def end(self, attempt: Attempt) -> int:
+        """*attempt* is over. Returns the bit length of the number of others that were under way when it began."""
+        under_way = self._open
+        crowd = under_way.pop(attempt, 0)
+        self.in_flight = count = len(under_way)
+        if not count & (count + 1) or self.latency.venturing:
+            self.latency.beside(count)
+        return crowd
+
+    def answered(
+        self, attempt: Attempt, crowd: int, tokens: float, usual_tokens: float, prompt: float, now: float
+    ) -> None:
+        """*attempt*, sent beside others of that *crowd*, was answered with *tokens*, where *usual_tokens* are usual;
+        its prompt was longer by *prompt* times the usual."""
+        self._answers = answers = self._answers + 1
+        self._refusals = 0
+        self.failing = False
+        if self.failures.suspected or not answers & 15:
+            self.failures.answered(answers - self._told, now)
+            self._told = answers
+        started, ended, chunk = attempt.started, attempt.finished, attempt.first_chunk
+        if started is None or ended is None:
+            return
+        seconds = ended - started - attempt.paused_seconds
+        seconds = 0.0 if seconds < 0.0 else seconds if seconds < LONGEST_SECONDS else LONGEST_SECONDS
+        first = self._first_part(seconds, crowd, tokens, usual_tokens, prompt) if chunk is None else chunk - started
+        first = 0.0 if first < 0.0 else first if first < seconds else seconds
+        self.latency.learn(first, seconds - first, tokens, crowd, started, now, prompt)
+
+    def failed(self, attempt: Attempt, crowd: int, now: float) -> None:
+        """*attempt* failed. A timeout also says how long answers take at least; a fast failure says nothing of that."""
+        self._failures += 1
+        self.failing = True
+        self.failures.failed(now)
+        started, seconds = attempt.started, attempt.duration
+        if attempt.kind != "timeout" or started is None or seconds is None or attempt.first_chunk is not None:
+            return
+        if seconds > self.latency.first_chunk(crowd, 0.0):
+            self.latency.learn(min(seconds, LONGEST_SECONDS), 0.0, 0.0, crowd, started, now)
+
+    def stay_away(self, seconds: float | None, now: float) -> None:
+        """It is out of capacity, and said for how long; if it did not, a second, twice that the next time …"""
+        wait = _FIRST_AWAY_SECONDS * 2.0 ** min(self._refusals, _MOST_DOUBLINGS) if seconds is None else seconds
+        self._refusals += 1
+        self.away_until = max(self.away_until, now + min(max(wait, 0.0), _LONGEST_AWAY_SECONDS))
+
+    def cached(self, usage: Usage) -> None:
+        """A prompt was sent that the provider's cache should have known."""
+        if usage.input_tokens:
+            share = min(usage.cached_tokens / usage.input_tokens, 1.0)
+            self.cached_share += _CACHE_GAIN * (share - self.cached_share)
+
+    def stats(self, now: float) -> TargetStats:
+        """In figures people ask for."""
+        return TargetStats(
+            in_flight=self.in_flight,
+            first_chunk_seconds=self.latency.first,
+            seconds_per_output_token=self.latency.token,
+            success_rate=self.failures.success,
+            usual_success_rate=1.0 - self.failures.usual_rate,
+            answers=self._answers,
+            failures=self._failures,
+            away_seconds=max(0.0, self.away_until - now),
+        )
+
+    def _first_part(self, seconds: float, crowd: int, tokens: float, usual_tokens: float, prompt: float) -> float:
+        """The part of a whole answer's *seconds* until its first token.
+
+        What was not predicted goes to the tokens the more there are (normalised least mean squares, Nagumo and Noda
+        1967).
+        """
+        first = self.latency.first_chunk(crowd, prompt)
+        wrong = seconds - first - tokens * self.latency.token
+        many = tokens / usual_tokens
+        return max(first + wrong / (1.0 + many * many), _LEAST_OF_IT * first)
