@@ -1,4 +1,5 @@
-"""Calls of a trace against simulated providers that queue, drift, have brown-outs and prices; deterministic, in simulated time.
+"""Calls of a trace against simulated providers that queue, drift, have brown-outs and prices; deterministic, in
+simulated time.
 
 Chance belongs to the call and the provider, not to the order of events: every policy meets the same dice.
 """
@@ -8,10 +9,10 @@ from __future__ import annotations
 import csv
 import heapq
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from math import exp, log, pi, sin
+from math import exp, pi, sin
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -47,7 +48,8 @@ def read_trace(path: Path) -> list[Request]:
 
 
 def synthetic_trace(seconds: float = 3600.0, rate: float = 5.4, seed: int = 1) -> list[Request]:
-    """The shape of Azure's conversations of 2023: context p50 1,020 and p95 4,083 tokens, answers 129 and 451, and bursts."""
+    """The shape of Azure's conversations of 2023: context p50 1,020 and p95 4,083 tokens, answers 129 and 451, and
+    bursts."""
     random = Random(seed)
     requests: list[Request] = []
     at = 0.0
@@ -63,7 +65,8 @@ def synthetic_trace(seconds: float = 3600.0, rate: float = 5.4, seed: int = 1) -
 
 @dataclass(frozen=True, slots=True)
 class BrownOut:
-    """From *begins* to *ends* the provider is *slower* by that factor, fails with *failing*, and has *slots* of its slots."""
+    """From *begins* to *ends* the provider is *slower* by that factor, fails with *failing*, and has *slots* of its
+    slots."""
 
     begins: float
     ends: float
@@ -165,7 +168,9 @@ class Site:
         heapq.heapreplace(self._free, begins + first + rest)
         if begins + first + rest > gives_up:
             return Try(request, self.place, number, now, gives_up, gives_up, failed=True, timed_out=True)
-        return Try(request, self.place, number, now, begins + first, begins + first + rest, failed=False, timed_out=False)
+        return Try(
+            request, self.place, number, now, begins + first, begins + first + rest, failed=False, timed_out=False
+        )
 
 
 class Policy(Protocol):
@@ -205,7 +210,10 @@ class Result:
 
 
 def simulate(
-    policy_of: Callable[[Sequence[Site]], Policy], trace: Sequence[Request], providers: Sequence[Provider], seed: int = 7
+    policy_of: Callable[[Sequence[Site]], Policy],
+    trace: Sequence[Request],
+    providers: Sequence[Provider],
+    seed: int = 7,
 ) -> Result:
     """Play *trace* through a policy; a failed attempt is made again elsewhere, twice at most."""
     sites = [Site(provider, place, seed) for place, provider in enumerate(providers)]
