@@ -51,6 +51,8 @@ def call_of(arguments: Mapping[str, Any]) -> Call:
     in its parameters, but ``credential`` is: a digest of them, so that who asks with another key asks something else.
     """
     metadata = {**(arguments.get("litellm_metadata") or {}), **(arguments.get("metadata") or {})}
+    if arguments.get("cache") is not None:
+        metadata["cache"] = arguments["cache"]  # who wants no cached answer wants no shared one either
     return Call(
         messages=arguments.get("messages"),
         model=arguments.get("model"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from llmkit_litellm.calls import call_of
 
+from llmkit_plugins import MultiplexerPlugin
+
 PROMPT = [{"role": "user", "content": "hi"}]
 ARGUMENTS = {"model": "gpt", "messages": PROMPT, "stream": True, "temperature": 0.5, "tools": [1], "api_key": "s3cret"}
 
@@ -50,3 +52,12 @@ def test_the_id():
     """The caller's, where he gives one."""
     assert call_of({**ARGUMENTS, "litellm_call_id": "mine"}).id == "mine"
     assert call_of(ARGUMENTS).id != call_of(ARGUMENTS).id
+
+
+def test_a_call_that_is_not_to_be_cached_is_not_shared():
+    """LiteLLM's own mark reaches the plugins, and the multiplexer lets such a call go alone."""
+    marked = call_of({"model": "m", "messages": [{"role": "user", "content": "hi"}], "cache": {"no-cache": True}})
+    plain = call_of({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+    plugin = MultiplexerPlugin()
+    assert plugin.llmkit_pre_request(marked) is None
+    assert plugin.llmkit_pre_request(plain) is not None
