@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from llmkit_plugins.demo.acts import Act, Outcome, Step
 from llmkit_plugins.demo.scene import Scene
@@ -44,8 +45,12 @@ class Report:
 
     def summary(self, scene: Scene) -> None:
         """What each provider did, as the metrics tell it beside what the provider counted itself."""
-        table = Table("provider", title="What the plugins measured, beside what the providers counted themselves")
-        for column in ("answered", "latency", "tokens in", "out", "errors", "their count", "cost"):
+        table = Table(
+            Column("provider", no_wrap=True),
+            box=SIMPLE_HEAD,
+            title="Requests and tokens as measured, beside what the providers counted",
+        )
+        for column in ("answered", "latency", "in", "out", "errors", "their count", "cost"):
             table.add_column(column, justify="right", no_wrap=True)
         for name, provider in scene.providers.items():
             stats, measured = provider.stats, _Measured(scene.registry, name)
