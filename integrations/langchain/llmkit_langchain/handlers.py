@@ -55,7 +55,10 @@ class _Handler(BaseCallbackHandler):
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **_: Any) -> None:
         """The first that says something makes it a stream; LangChain tells it in no other way."""
         handle = self._runs.get(run_id)
-        if handle is None or handle.call.stream:
+        if handle is None:
+            return
+        handle.attempt.chunks += 1
+        if handle.call.stream:
             return
         if token if chunk is None else _BACKEND.says(chunk):
             handle.call.stream = True

@@ -129,6 +129,7 @@ class AttemptStream(CustomStreamWrapper):
         return chunk
 
     def _hand(self, chunk: Any) -> Any:
+        self._handle.attempt.chunks += 1
         self._handed = self._clock()
         return chunk
 
