@@ -26,6 +26,7 @@ UNKNOWN_USD = 1000.0
 _NO_COST = 1e-8
 _P90 = 1.2816
 _JAM = 2.0
+_TOLERATED = 1.5
 _LARGEST_LOG = 300.0
 _LARGEST_VIOLATION = 1e9
 
@@ -113,13 +114,13 @@ def _weighed(case: Case, places: Sequence[int]) -> list[float]:
     scores = []
     for place in places:
         track, seconds = case.tracks[place], case.seconds(place)
-        usual = seconds if case.goals.latency else track.latency.hoped_for(case.output_tokens)
+        usual = seconds if case.goals.latency else _TOLERATED * track.latency.hoped_for(case.output_tokens)
         scores.append(_weigh(case.goals, seconds, usual, _usd(case, place), track.failures.success))
     return scores
 
 
 def _weigh(goals: Goals, seconds: float, usual: float, usd: float, success: float) -> float:
-    """A product of powers. Where seconds do not count, being slower than usual does: a target in a jam is not cheap."""
+    """A product of powers. Where seconds do not count, being slower than *usual* does: no target in a jam is cheap."""
     total = goals.latency * log(seconds) - goals.reliability * log(success)
     if goals.cost:
         total += goals.cost * log(usd + _NO_COST)

@@ -30,8 +30,8 @@ class Behaviour:
     spread: float = 0.3
 
 
-Behaviours = Callable[[str, float], Behaviour]
-"""That of the target of some name at some time."""
+Behaviours = Callable[[str, float], Mapping[str, float]]
+"""That of the target of some name at some time, as far as it is not the usual one."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Lab:
         attempt.first_chunk = None if first is None else attempt.started + first
         attempt.finished = attempt.started + seconds
         attempt.outcome, attempt.usage = "ok", usage or Usage(200, TOKENS)
-        self.router.record(attempt, call)
+        self.router.record(attempt, call or Call("hi", "m"))
 
     def answer(self, name: str, times: int = 1, **how: Any) -> None:
         """The target called *name* answers, one call after the other."""
@@ -110,7 +110,7 @@ class Lab:
             attempt = Attempt(1, self.router.route(call).target, started=self.clock())
             self.routed.append((self.clock(), attempt.target.name))
             self.router.begin(attempt)
-            self._decide_fate(attempt, behaviours(attempt.target.name, self.clock()))
+            self._decide_fate(attempt, Behaviour(**behaviours(attempt.target.name, self.clock())))
             heapq.heappush(under_way, (attempt.finished or 0.0, next(serial), attempt, call))
 
     def part(self, name: str, begin: float, end: float) -> float:
