@@ -1,5 +1,4 @@
-"""Calls of a trace against simulated providers that queue, drift, have brown-outs and prices; deterministic, in
-simulated time.
+"""Calls of a trace against simulated providers that queue, drift, have brown-outs and prices, in simulated time.
 
 Chance belongs to the call and the provider, not to the order of events: every policy meets the same dice.
 """
@@ -10,7 +9,7 @@ import csv
 import heapq
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import exp, pi, sin
 from pathlib import Path
@@ -19,10 +18,13 @@ from typing import Protocol
 
 from llmkit_plugins import Target
 
-FIRST_FAILURE_SECONDS = 0.2
+FAILURE_SECONDS = 0.2
 """How soon a server error comes."""
+
 TIMEOUT_SECONDS = 60.0
 """When a client gives up."""
+
+MOST_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +129,15 @@ class Provider:
 
 @dataclass(slots=True)
 class Try:
-    """One attempt: when it was sent, first spoke and ended, and whether it failed."""
+    """One attempt: when it was sent, first spoke (None: never) and ended, and what failed."""
 
     request: Request
     place: int
     number: int
     sent: float
-    first_chunk: float
+    first_chunk: float | None
     ended: float
-    failed: bool
-    timed_out: bool
+    failed: str | None
 
 
 class Site:
@@ -154,23 +155,18 @@ class Site:
     def send(self, request: Request, number: int, now: float) -> Try:
         """Work on *request*, in the order they come."""
         dice = Random(f"{self._seed}/{request.number}/{self.place}/{number}")
-        provider = self.provider
-        begins = now + self.wait(now)
-        gives_up = now + TIMEOUT_SECONDS
+        provider, spread = self.provider, self.provider.spread
+        begins, gives_up = now + self.wait(now), now + TIMEOUT_SECONDS
         if dice.random() < provider.failure_rate(now):
-            ended = now + FIRST_FAILURE_SECONDS
-            return Try(request, self.place, number, now, ended, ended, failed=True, timed_out=False)
-        if begins >= gives_up:
-            return Try(request, self.place, number, now, gives_up, gives_up, failed=True, timed_out=True)
-        spread = provider.spread
-        first = provider.first_chunk(request, begins) * exp(dice.gauss(-spread * spread / 2, spread))
-        rest = provider.per_token(begins) * exp(dice.gauss(-spread * spread / 2, spread)) * request.output_tokens
-        heapq.heapreplace(self._free, begins + first + rest)
-        if begins + first + rest > gives_up:
-            return Try(request, self.place, number, now, gives_up, gives_up, failed=True, timed_out=True)
-        return Try(
-            request, self.place, number, now, begins + first, begins + first + rest, failed=False, timed_out=False
-        )
+            return Try(request, self.place, number, now, None, now + FAILURE_SECONDS, "server")
+        first, rest = (exp(dice.gauss(-spread * spread / 2, spread)) for _ in range(2))
+        first_chunk = begins + provider.first_chunk(request, begins) * first
+        ends = first_chunk + provider.per_token(begins) * rest * request.output_tokens
+        if begins < gives_up:
+            heapq.heapreplace(self._free, ends)
+        if ends > gives_up:
+            return Try(request, self.place, number, now, None, gives_up, "timeout")
+        return Try(request, self.place, number, now, first_chunk, ends, None)
 
 
 class Policy(Protocol):
@@ -191,14 +187,10 @@ class Result:
     """What a policy reached."""
 
     latencies: list[float] = field(default_factory=list)
-    """Seconds from the request to the end of its answer, failed attempts included."""
+    """Seconds from each request to the end of its answer, failed attempts included."""
     cost: float = 0.0
-    attempts: int = 0
     errors: int = 0
     """Attempts that failed."""
-    unanswered: int = 0
-    """Requests that failed at three providers."""
-    shares: dict[int, int] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -210,40 +202,53 @@ class Result:
 
 
 def simulate(
-    policy_of: Callable[[Sequence[Site]], Policy],
-    trace: Sequence[Request],
-    providers: Sequence[Provider],
-    seed: int = 7,
+    policy_of: Callable[[Sequence[Site]], Policy], trace: Sequence[Request], providers: Sequence[Provider], seed: int
 ) -> Result:
-    """Play *trace* through a policy; a failed attempt is made again elsewhere, twice at most."""
+    """Play *trace* through a policy; a failed attempt is made again elsewhere, up to three in all."""
     sites = [Site(provider, place, seed) for place, provider in enumerate(providers)]
     policy, result = policy_of(sites), Result()
-    places = list(range(len(sites)))
-    events: list[tuple[float, int, Try | None, Request]] = [(r.at, r.number, None, r) for r in trace]
-    heapq.heapify(events)
+    events: list[tuple[float, int, Try | None, Request]] = [(each.at, each.number, None, each) for each in trace]
     tried: dict[int, list[int]] = {}
-    serial = len(trace)
     while events:
-        now, _, done, request = heapq.heappop(events)
-        if done is not None:
-            policy.ended(done)
-            if not done.failed:
-                result.latencies.append(now - request.at)
-                result.cost += providers[done.place].cost(request)
-                continue
-            result.errors += 1
-            if done.number == 3:
-                result.unanswered += 1
-                result.latencies.append(now - request.at)
-                continue
+        now, _, attempt, request = heapq.heappop(events)
+        if attempt is not None and _is_over(policy, attempt, providers, result):
+            result.latencies.append(now - request.at)
+            continue
         before = tried.setdefault(request.number, [])
-        left = [place for place in places if place not in before]
-        place = policy.choose(request, left, now)
+        place = policy.choose(request, [place for place in range(len(sites)) if place not in before], now)
         before.append(place)
         attempt = sites[place].send(request, len(before), now)
-        result.attempts += 1
-        result.shares[place] = result.shares.get(place, 0) + 1
         policy.sent(attempt)
-        serial += 1
-        heapq.heappush(events, (attempt.ended, serial, attempt, request))
+        heapq.heappush(events, (attempt.ended, len(trace) + 3 * request.number + len(before), attempt, request))
     return result
+
+
+def _is_over(policy: Policy, attempt: Try, providers: Sequence[Provider], result: Result) -> bool:
+    """Tell of the end of *attempt*; whether it was the last of its request."""
+    policy.ended(attempt)
+    if attempt.failed is None:
+        result.cost += providers[attempt.place].cost(attempt.request)
+        return True
+    result.errors += 1
+    return attempt.number == MOST_ATTEMPTS
+
+
+PROVIDERS = (
+    Provider("swift", 0.25, 12_000, 0.008, 10, 0.005, 2.50, 10.0, drift_seconds=1500.0),
+    Provider("steady", 0.45, 8_000, 0.014, 24, 0.002, 1.25, 5.00, drift_seconds=2100.0),
+    Provider("flaky", 0.30, 10_000, 0.010, 16, 0.030, 0.80, 3.20, drift_seconds=1100.0),
+    Provider("thrifty", 0.80, 4_000, 0.025, 60, 0.010, 0.15, 0.60, drift_seconds=1700.0),
+)
+"""Fast, dear and small; slower and reliable; fast, cheaper and unreliable; slow, cheap and large."""
+
+BROWN_OUTS = {
+    "swift": BrownOut(900.0, 1200.0, slower=6.0),
+    "flaky": BrownOut(1800.0, 2100.0, failing=0.6),
+    "thrifty": BrownOut(2400.0, 2700.0, slots=0.15),
+}
+"""What happens to them in the hour: one slows down, one fails, one loses most of its capacity."""
+
+WITH_BROWN_OUTS = tuple(
+    replace(provider, brown_outs=(BROWN_OUTS[provider.name],)) if provider.name in BROWN_OUTS else provider
+    for provider in PROVIDERS
+)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from llmkit_plugins.call import Target
 from llmkit_plugins.plugins.router.case import Case
-from llmkit_plugins.plugins.router.scoring import AWAY, VIOLATING, cost, predict, priced, violation
+from llmkit_plugins.plugins.router.scoring import AWAY, VIOLATING, cost, priced, violation
 
 Why = Literal["best", "near_equal", "affinity", "probe", "two_choices", "compromise", "away"]
 
@@ -69,7 +69,7 @@ class Decision:
         case, place = self._case, self._place
         if not case.goals.limited:
             return []
-        missed = violation(case.goals, predict(case, place))
+        missed = violation(case, place)
         return [f"misses the objectives by {missed:.0%}" if missed else "meets the objectives"]
 
     def _unknown_prices(self) -> list[str]:

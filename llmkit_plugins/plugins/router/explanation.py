@@ -74,15 +74,15 @@ def explain(case: Case) -> Explanation:
 def _row(case: Case, place: int, score: float) -> Row:
     track, target = case.tracks[place], case.targets[place]
     prediction = predict(case, place)
-    return Row(target.name, prediction, track.in_flight, score, tuple(_notes(case, place, prediction, score)))
+    return Row(target.name, prediction, track.in_flight, score, tuple(_notes(case, place, score)))
 
 
-def _notes(case: Case, place: int, prediction: Prediction, score: float) -> Sequence[str]:
+def _notes(case: Case, place: int, score: float) -> Sequence[str]:
     notes = []
     if case.tracks[place].away_until > case.now:
         notes.append(f"asked to be left alone for {case.tracks[place].away_until - case.now:.3g} s more")
     if case.goals.limited:
-        missed = violation(case.goals, prediction)
+        missed = violation(case, place)
         notes.append(f"misses the objectives by {missed:.0%}" if missed else "meets the objectives")
     if case.goals.cost and not priced(case.targets[place]):
         notes.append("ranked last, as its price is unknown")

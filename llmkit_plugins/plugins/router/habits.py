@@ -33,7 +33,7 @@ class Habit:
         self.output_variance = _PRIOR_VARIANCE
         """Of the logarithm of the output tokens."""
         self.wider = wider
-        """That of calls of a wider kind, which learns from every fourth answer to these."""
+        """That of calls of a wider kind, which learns from the first answers to these, and from every eighth."""
         self._answers = 0
         self._chars = _PRIOR_CHARS
         self._tokens = _PRIOR_CHARS * (_TOKENS_PER_CHAR if wider is None else wider.tokens_per_char)
@@ -54,7 +54,7 @@ class Habit:
         if ratio > _OUTLIER:
             ratio = _OUTLIER
         self.output_tokens = mean + gain * mean * (ratio - 1.0) + _LEAST_TOKENS
-        if not answers & 3:
+        if answers < 8 or not answers & 7:
             self._learn_more(call, usage, gain)
 
     def _learn_more(self, call: Call, usage: Usage, gain: float) -> None:

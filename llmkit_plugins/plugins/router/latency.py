@@ -18,7 +18,7 @@ _SETTLING = 64
 _SETTLED_EVERY = 16
 _USUAL_SECONDS = 600.0
 _MOST_FORGOTTEN = 0.1
-_FACTOR_GAIN = 0.2
+_FACTOR_GAIN = 0.3
 _PROMPT_GAIN = 0.1
 _LARGEST_PROMPT_SHARE = 0.9
 _PRIOR_VARIANCE = 0.2
@@ -54,7 +54,7 @@ class Latency:
         self._factors = [1.0]
         """What crowding makes of ``first``, by the bit length of the number of calls in flight."""
         self.curious = True
-        """Whether the next answer will be looked at more closely: the first ones, then every fourth."""
+        """Whether the next answer will be looked at more closely: the first ones, then every eighth."""
         self.venturing = False
         """Whether there are more calls in flight than there ever were while an answer was awaited."""
         self._in_flight, self._factor, self._slower = 0, 1.0, 1.0
@@ -125,13 +125,13 @@ class Latency:
         self._readings = readings = self._readings + 1
         if not self.curious:
             self.first_now, self.token_now = self.first * self._factor, self.token * self._slower
-            self.curious = readings & 3 == 3
+            self.curious = readings & 7 == 7
         else:
             self.curious = readings < _SETTLING
             self._learn_more(ratio, (first + rest + _INSTANT) / (expected + tokens * token), crowd, prompt, now)
 
     def _learn_more(self, ratio: float, surprise: float, crowd: int, prompt: float, now: float) -> None:
-        """What can be learned from every fourth answer as well: all that is not the means."""
+        """What can be learned from every eighth answer as well: all that is not the means."""
         square = min(log(surprise) ** 2, _LARGEST_SURPRISE)
         self.variance += LEAST_GAIN * (square - self.variance)
         if crowd:

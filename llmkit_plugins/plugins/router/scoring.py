@@ -89,11 +89,8 @@ def hope(case: Case, place: int, best: int) -> float:
     seconds, success = track.latency.hoped_for(case.output_tokens), 1.0 - track.failures.usual_rate
     if not track.latency.known:
         seconds = min(seconds, case.seconds(best))
-    if case.goals.limited:
-        missed = violation(case.goals, Prediction(seconds, _p90(case, track, seconds), cost(case, place), success))
-        if missed:
-            return VIOLATING * (1.0 + missed)
-    return _weigh(case.goals, seconds, seconds, _usd(case, place), success)
+    missed = _missed(case, place, seconds, success) if case.goals.limited else 0.0
+    return VIOLATING * (1.0 + missed) if missed else _weigh(case, place, seconds, seconds, success)
 
 
 def _by_latency(case: Case, places: Sequence[int]) -> list[float]:
@@ -114,44 +111,45 @@ def _weighed(case: Case, places: Sequence[int]) -> list[float]:
     scores = []
     for place in places:
         track, seconds = case.tracks[place], case.seconds(place)
-        usual = seconds if case.goals.latency else _TOLERATED * track.latency.hoped_for(case.output_tokens)
-        scores.append(_weigh(case.goals, seconds, usual, _usd(case, place), track.failures.success))
+        usual = seconds if case.goals.latency >= 1.0 else _TOLERATED * track.latency.hoped_for(case.output_tokens)
+        scores.append(_weigh(case, place, seconds, usual, track.failures.success))
     return scores
 
 
-def _weigh(goals: Goals, seconds: float, usual: float, usd: float, success: float) -> float:
-    """A product of powers. Where seconds do not count, being slower than *usual* does: no target in a jam is cheap."""
+def _weigh(case: Case, place: int, seconds: float, usual: float, success: float) -> float:
+    """A product of powers. Where seconds count little, being slower than *usual* does: a jam is good for nothing."""
+    goals = case.goals
     total = goals.latency * log(seconds) - goals.reliability * log(success)
     if goals.cost:
-        total += goals.cost * log(usd + _NO_COST)
+        usd = cost(case, place)
+        total += goals.cost * log((UNKNOWN_USD if usd is None else usd) + _NO_COST)
     if seconds > usual:
         total += _JAM * log(seconds / usual)
     return exp(total if -_LARGEST_LOG < total < _LARGEST_LOG else copysign(_LARGEST_LOG, total))
-
-
-def _usd(case: Case, place: int) -> float:
-    usd = cost(case, place) if case.goals.cost else 0.0
-    return UNKNOWN_USD if usd is None else usd
 
 
 def _limited(case: Case, place: int, score: float) -> float:
     away = case.tracks[place].away_until - case.now
     if away > 0.0:
         return AWAY * (1.0 + away)
-    missed = violation(case.goals, predict(case, place)) if case.goals.limited else 0.0
+    missed = violation(case, place) if case.goals.limited else 0.0
     return VIOLATING * (1.0 + missed) if missed else score
 
 
-def violation(goals: Goals, predicted: Prediction) -> float:
-    """By how much of itself each objective is missed, all together; 0 where all are met."""
-    missed = 0.0
+def violation(case: Case, place: int) -> float:
+    """By how much of itself each objective is missed there, all together; 0 where all are met."""
+    return _missed(case, place, case.seconds(place), case.tracks[place].failures.success)
+
+
+def _missed(case: Case, place: int, seconds: float, success: float) -> float:
+    goals, missed = case.goals, 0.0
     if goals.max_latency_seconds is not None:
-        missed += max(0.0, predicted.p90_seconds / goals.max_latency_seconds - 1.0)
+        missed += max(0.0, _p90(case, case.tracks[place], seconds) / goals.max_latency_seconds - 1.0)
     if goals.max_cost_usd is not None:
-        usd = UNKNOWN_USD if predicted.cost is None else predicted.cost
-        missed += max(0.0, usd / goals.max_cost_usd - 1.0)
+        usd = cost(case, place)
+        missed += max(0.0, (UNKNOWN_USD if usd is None else usd) / goals.max_cost_usd - 1.0)
     if goals.min_success_rate is not None:
-        missed += max(0.0, goals.min_success_rate / predicted.success - 1.0)
+        missed += max(0.0, goals.min_success_rate / success - 1.0)
     return min(missed, _LARGEST_VIOLATION)
 
 

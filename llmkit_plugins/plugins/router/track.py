@@ -35,7 +35,8 @@ class TargetStats:
 class Track:
     """How long one target takes, how often it fails, what is under way there, until when it asked to be left alone.
 
-    An attempt may be told to have ended twice, late, or without having begun: ``in_flight`` is a length, not a count.
+    An attempt may be told to have ended twice, late, or without having begun: ``in_flight`` is a length, not a count, so
+    that what a race spoils is right again with the next attempt.
     """
 
     __slots__ = ("_answers", "_failures", "_open", "_refusals", "_told", "away_until", "cached_share", "failing",
@@ -119,7 +120,7 @@ class Track:
     def stats(self, now: float) -> TargetStats:
         """In figures people ask for."""
         return TargetStats(
-            in_flight=self.in_flight,
+            in_flight=len(self._open),
             first_chunk_seconds=self.latency.first,
             seconds_per_output_token=self.latency.token,
             success_rate=self.failures.success,

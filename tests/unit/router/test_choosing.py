@@ -333,3 +333,49 @@ def test_settings_are_given_once() -> None:
         SmartRouter(config=RouterConfig(), exploration=0.1)
     with pytest.raises(ConfigError, match="optimise_for"):
         SmartRouter(optimise_for="cost")
+
+
+def test_the_prompt_decides_who_is_fast(lab) -> None:
+    """Who reads prompts slowly is the fastest for short ones only, once that is known."""
+    made = lab("ab", optimize_for="latency")
+    for number in range(400):
+        chars = (400, 4000, 12_000)[number % 3]
+        call = Call("x" * chars, "m")
+        for name, first in (("a", 0.1 + chars / 4000), ("b", 1.5)):
+            made.answer(name, first=first, seconds=first + 0.1, usage=Usage(chars // 4, 10), call=call)
+    assert made.router.route(Call("x" * 400, "m")).target.name == "a"
+    assert made.router.route(Call("x" * 12_000, "m")).target.name == "b"
+
+
+def test_an_answer_nobody_timed_still_is_an_answer(lab) -> None:
+    """Where it is not known when an attempt was sent, it counts as answered and teaches nothing of latency."""
+    made = lab("a")
+    attempt = made.begin("a")
+    attempt.started, attempt.outcome = None, "ok"
+    made.router.record(attempt)
+    assert made.router.stats()["a"].answers == 1
+    assert made.router.stats()["a"].first_chunk_seconds == 0.5
+
+
+@pytest.mark.parametrize(("retry_after", "away"), [(10.0, 10.0), (None, 0.0)])
+def test_an_overloaded_target_that_says_for_how_long_is_left_alone(lab, retry_after, away: float) -> None:
+    """An overload speaks of health; with Retry-After, of capacity too."""
+    made = lab("ab", optimize_for="latency")
+    made.fail("a", kind="overloaded", retry_after=retry_after)
+    assert made.router.stats()["a"].away_seconds == pytest.approx(away)
+    assert made.router.stats()["a"].failures == 1
+
+
+def test_a_bound_below_nothing_is_nothing(lab) -> None:
+    """A caller who asks for fewer than no tokens is expected to get none."""
+    made = lab("a")
+    decision = made.router.route(Call("hi", "m", params={"max_tokens": -5}))
+    assert decision.predicted_latency_ms == pytest.approx(500)
+
+
+def test_power_of_two_with_fewer_targets_than_before(lab) -> None:
+    """The last winner may be gone: then another one wins."""
+    made = lab("abcd", power_of_two_above=0)
+    made.shares(50)
+    for _ in range(20):
+        assert made.router.route(Call("hi", "m"), made.router.targets[:1]).target.name == "a"

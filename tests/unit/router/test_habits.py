@@ -52,6 +52,8 @@ def test_tokens_per_character_are_learned_where_prompts_are_measured() -> None:
     call = Call("x" * 1000, "m", state={"prompt_chars": 1000})
     learn(known, call, 10, times=400, input_tokens=500)
     assert known.of(call).tokens_per_char == pytest.approx(0.5, rel=0.1)
+    learn(known, call, 10, times=20_000, input_tokens=250)
+    assert known.of(call).tokens_per_char == pytest.approx(0.25, rel=0.2)
 
 
 def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
