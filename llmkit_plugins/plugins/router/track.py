@@ -35,8 +35,8 @@ class TargetStats:
 class Track:
     """How long one target takes, how often it fails, what is under way there, until when it asked to be left alone.
 
-    An attempt may be told to have ended twice, late, or without having begun: ``in_flight`` is a length, not a count, so
-    that what a race spoils is right again with the next attempt.
+    An attempt may be told to have ended twice, late, or without having begun: ``in_flight`` is a length, not a count,
+    so that what a race spoils is right again with the next attempt.
     """
 
     __slots__ = ("_answers", "_failures", "_open", "_refusals", "_told", "away_until", "cached_share", "failing",
