@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -21,7 +22,7 @@ from typing import Any, TypeVar, cast
 
 from llmkit_plugins.call import Attempt, Call
 from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
-from llmkit_plugins.engine.sharing import Copy, Flights
+from llmkit_plugins.engine.sharing import Copy, Flights, same
 from llmkit_plugins.plugins.multiplexer.config import MultiplexerConfig
 from llmkit_plugins.plugins.multiplexer.key import Alone, Keys
 from llmkit_plugins.plugins.multiplexer.retained import Kept, Retained
@@ -48,11 +49,6 @@ class MultiplexerStats:
     """What the chunks of requests under way and of retained answers take, by estimate."""
     retained_answers: int
     """Finished answers kept for late callers."""
-
-
-def same(chunk: T) -> T:
-    """*chunk* itself: nobody changes it."""
-    return chunk
 
 
 class StreamingMultiplexer:
@@ -136,16 +132,22 @@ class StreamingMultiplexer:
             for chunk in place.log:
                 yield self._copy(chunk)
         else:
-            at, log, flight, copy = 0, place.log, place.flight, self._copy
+            at, log, flight, deadline, copy = 0, place.log, place.flight, call.deadline, self._copy
+            wait, loop = flight.waiting.append, flight.loop
             try:
                 while True:
                     if at < len(log):
+                        chunk = log[at]
                         at += 1
-                        yield copy(log[at - 1])
+                        yield chunk if copy is same else copy(chunk)
                     elif flight.over and flight.ended():
                         return
+                    elif deadline is None:
+                        news: Future[None] = Future(loop=loop)
+                        wait(news)
+                        await news
                     else:
-                        await (flight.news() if call.deadline is None else flight.news_before(call.deadline))
+                        await flight.news_before(deadline)
             finally:
                 place.leave()
 
