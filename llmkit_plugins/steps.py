@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmkit_plugins.call import Response
-    from llmkit_plugins.engine.sharing import Flight
+    from llmkit_plugins.engine.flights import Flight
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from cachetools import TTLCache
 
 from llmkit_plugins.call import Attempt, Response
 from llmkit_plugins.clock import Clock
-from llmkit_plugins.engine.sharing import Flight
+from llmkit_plugins.engine.flights import Flight
 from llmkit_plugins.plugins.multiplexer.config import MultiplexerConfig
 from llmkit_plugins.steps import Answer
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from llmkit_plugins import Call
 from llmkit_plugins.clock import SYSTEM_CLOCK
-from llmkit_plugins.engine.sharing import Flight, Flights
+from llmkit_plugins.engine.flights import Flight
+from llmkit_plugins.engine.sharing import Flights
 from llmkit_plugins.engine.size import size_of
 
 
@@ -57,7 +58,7 @@ def test_half_of_the_process() -> None:
 def test_chunks_are_weighed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that came since somebody asked are, and of many one in sixteen."""
     weighed: list[str] = []
-    monkeypatch.setattr("llmkit_plugins.engine.sharing.size_of", lambda chunk: weighed.append(chunk) or 10)
+    monkeypatch.setattr("llmkit_plugins.engine.flights.size_of", lambda chunk: weighed.append(chunk) or 10)
     flight: Flight[Any] = Flight(Flights(SYSTEM_CLOCK), ("key",), Call("hi"))
     assert (flight.held_bytes(), weighed) == (0, [])
     flight.log += ["a"]

@@ -1,0 +1,277 @@
+"""An upstream for many callers, and an append-only log of what it said.
+
+Under asyncio it is a task of its own. In threads whoever needs the next chunk pulls it, so that nobody costs a thread.
+Both run in a copy of the context of the caller who started them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from contextlib import aclosing, suppress
+from contextvars import ContextVar, copy_context
+from threading import TIMEOUT_MAX, Lock
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from llmkit_plugins.call import Call
+from llmkit_plugins.clock import Clock
+from llmkit_plugins.engine.size import SAMPLED, size_of
+from llmkit_plugins.errors import TimedOut, UpstreamLost
+from llmkit_plugins.steps import Share
+
+if TYPE_CHECKING:
+    from llmkit_plugins.engine.sharing import Flights
+
+log = logging.getLogger("llmkit")
+
+inside: ContextVar[tuple[Hashable, ...]] = ContextVar("llmkit_inside", default=())
+"""The keys of the upstreams that this very code runs in."""
+_END: Any = object()
+Key = tuple[Hashable, ...]
+"""What is asked, streamed or not, and the event loop."""
+Chunks = TypeVar("Chunks")
+Source = Callable[["Flight[Any]"], Chunks]
+"""Opens the upstream of a flight, which runs until the flight's deadline."""
+Waiter = TypeVar("Waiter")
+
+
+class Flight(Generic[Waiter]):
+    """The upstream that *call* started, and everything it has said so far."""
+
+    __slots__ = (
+        "_bytes",
+        "_measured",
+        "born",
+        "call",
+        "error",
+        "flights",
+        "key",
+        "landed",
+        "log",
+        "over",
+        "seats",
+        "waiting",
+    )
+
+    def __init__(self, flights: Flights, key: Key, call: Call) -> None:
+        self.flights, self.key, self.call = flights, key, call
+        self.born = flights.clock()
+        self.log: list[Any] = []
+        self.waiting: list[Waiter] = []
+        self.landed: Callable[[Flight[Any]], None] | None = None
+        self.seats = self._bytes = self._measured = 0
+        self.over = False
+        self.error: BaseException | None = None
+
+    def board(self, call: Call) -> None:  # noqa: ARG002
+        """One caller more."""
+        self.seats += 1
+
+    def admits(self, share: Share) -> bool:
+        """Whether one more may join, by its bounds."""
+        if log := self.log:
+            if share.max_chunks is not None and len(log) > share.max_chunks:
+                return False
+            if share.max_bytes is not None and self.held_bytes() > share.max_bytes:
+                return False
+        return share.max_age_seconds is None or self.flights.clock() - self.born <= share.max_age_seconds
+
+    def held_bytes(self) -> int:
+        """Bytes of its chunks, by estimate: of the new ones since it was last asked, every 16th stands for the next."""
+        while (new := min(SAMPLED, len(self.log) - self._measured)) > 0:
+            self._bytes += new * size_of(self.log[self._measured])
+            self._measured += new
+        return self._bytes
+
+    def land(self, error: BaseException | None) -> None:
+        """Nothing more will come, and nobody joins any more."""
+        with self.flights.lock:
+            if self.over:
+                return
+            self.over, self.error = True, error
+            self.flights.under_way.discard(self)
+            if self.flights.joinable.get(self.key) is self:
+                del self.flights.joinable[self.key]
+        if error is None and self.landed is not None:
+            try:
+                self.landed(self)
+            except Exception:
+                log.exception("what wanted to know of a shared answer failed; its callers have it all the same")
+
+    def leave(self) -> None:
+        """One caller less; the last one to leave stops the upstream."""
+        with self.flights.lock:
+            self.seats -= 1
+            if self.seats:
+                return
+            if self.over:
+                self.error = None  # its traceback holds frames that hold this flight
+                return
+            self.land(UpstreamLost("everybody had left"))
+        self.stop()
+
+    def wake(self) -> None:
+        """Tell each waiter; it has a future or a gate of its own, so one that goes away takes nobody along."""
+        raise NotImplementedError
+
+    def ended(self) -> bool:
+        """Whether it ended well; raises what it ended with."""
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+        return self.over
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+
+class ThreadFlight(Flight[Lock]):
+    """Advances when somebody pulls, always in the context of the caller who started it.
+
+    Who pulls cannot leave before the chunk is there, so the upstream has the time of the most patient who boarded.
+    """
+
+    __slots__ = ("context", "deadline", "lock", "pulling", "source")
+
+    def __init__(self, flights: Flights, key: Key, call: Call, source: Source[Iterator[Any]]) -> None:
+        super().__init__(flights, key, call)
+        self.lock, self.pulling, self.context = Lock(), False, copy_context()
+        self.context.run(inside.set, (*inside.get(), key))
+        self.deadline = call.deadline
+        self.source = source(self)
+
+    def board(self, call: Call) -> None:
+        super().board(call)
+        if self.deadline is not None:
+            self.deadline = None if call.deadline is None else max(self.deadline, call.deadline)
+
+    def more(self, at: int, deadline: float | None) -> bool:
+        """Wait until chunk *at* is there, pulling if nobody does; False when there is none."""
+        while True:
+            with self.lock:
+                if at < len(self.log) or self.over:
+                    return at < len(self.log) or not self.ended()
+                left = -1.0 if deadline is None else _left(deadline, self.flights.clock)
+                if left == 0.0:
+                    raise TimedOut("the call's deadline has passed while it shared an answer")
+                gate = self._gate() if self.pulling else None
+                self.pulling = True
+            if gate is None:
+                self._pull()
+            else:
+                gate.acquire(timeout=min(left, TIMEOUT_MAX))
+
+    def _pull(self) -> None:
+        chunk, error = _END, None
+        interrupted: BaseException | None = UpstreamLost("the caller who was reading for all was interrupted")
+        try:
+            chunk, interrupted = self.context.run(next, self.source, _END), None
+        except Exception as failure:
+            error, interrupted = failure, None
+        finally:
+            with self.lock:
+                if chunk is _END:
+                    self.land(error or interrupted)
+                else:
+                    self.log.append(chunk)
+                self.pulling = False
+                self.wake()
+            del error
+        if self.over and chunk is not _END:
+            self.stop()
+
+    def _gate(self) -> Lock:
+        # not the flight's lock itself: who pulls retakes that at once, and the others would starve
+        gate = Lock()
+        gate.acquire()
+        self.waiting.append(gate)
+        return gate
+
+    def wake(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for gate in waiting:
+            gate.release()
+
+    def stop(self) -> None:
+        with self.lock:
+            self.wake()
+            if self.pulling:  # who does comes here when that chunk is there
+                return
+            self.pulling = True
+        self.context.run(self.source.close)  # type: ignore[attr-defined]
+
+
+class TaskFlight(Flight["asyncio.Future[None]"]):
+    """Runs as a task: whoever is cancelled, it is not. Its callers leave at their deadlines; it has none itself."""
+
+    __slots__ = ("loop", "source", "task")
+    deadline: float | None = None
+
+    def __init__(self, flights: Flights, key: Key, call: Call, source: Source[AsyncIterator[Any]]) -> None:
+        super().__init__(flights, key, call)
+        self.loop = asyncio.get_running_loop()
+        self.task: asyncio.Task[None] | None = None
+        self.source = source
+
+    def depart(self) -> None:
+        """Start the task, outside the lock: an eager one runs at once."""
+        self.task = self.loop.create_task(self._fly())
+        self.task.add_done_callback(self._lost)
+
+    async def _fly(self) -> None:
+        inside.set((*inside.get(), self.key))
+        error: BaseException | None = UpstreamLost("the shared upstream was cancelled")
+        try:
+            async with aclosing(self.source(self)) as source:  # type: ignore[type-var]
+                async for chunk in source:
+                    self.log.append(chunk)
+                    self.wake()
+            error = None
+        except Exception as failure:
+            error = failure
+        finally:
+            self.land(error)
+            self.wake()
+            del error
+
+    def _lost(self, task: asyncio.Task[None]) -> None:
+        """A task that was cancelled before its first step never reached its ``finally``."""
+        self.land(UpstreamLost("the shared upstream was cancelled"))
+        self.wake()
+        self.task = None  # its error holds frames that hold this flight
+        if not task.cancelled():
+            task.exception()  # its callers have been told
+
+    def news(self) -> asyncio.Future[None]:
+        """To be awaited: something has happened."""
+        news: asyncio.Future[None] = asyncio.Future(loop=self.loop)
+        self.waiting.append(news)
+        return news
+
+    async def news_before(self, deadline: float) -> None:
+        """Wait until something has happened, at most until *deadline*."""
+        try:
+            async with asyncio.timeout(_left(deadline, self.flights.clock)):
+                await self.news()
+        except TimeoutError:
+            raise TimedOut("the call's deadline has passed while it shared an answer") from None
+
+    def wake(self) -> None:
+        waiting = self.waiting[:]
+        self.waiting.clear()  # the list itself stays: who reads puts his futures there
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def stop(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and its tasks with it
+            self.loop.call_soon_threadsafe(self._abort)
+
+    def _abort(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+        self.wake()
+
+
+def _left(deadline: float, clock: Clock) -> float:
+    return max(0.0, deadline - clock())
