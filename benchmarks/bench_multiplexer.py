@@ -354,8 +354,8 @@ def memory() -> None:
         multiplexer, say = StreamingMultiplexer(), Waiting(size).say
         return lambda: exhaust(multiplexer.subscribe(call(), say))
 
-    def kit_on(call: Callable[[], Call]) -> Callable[[], Awaitable[Any]]:
-        kit, backend = LLMKit([MultiplexerPlugin()], TARGETS), Waiting()
+    def kit_on(call: Callable[[], Call], *plugins: MultiplexerPlugin) -> Callable[[], Awaitable[Any]]:
+        kit, backend = LLMKit(plugins, TARGETS), Waiting()
         return lambda: exhaust(kit.astream(call(), backend))
 
     def alone(call: Callable[[], Call]) -> Callable[[], Awaitable[Any]]:
@@ -379,12 +379,15 @@ def memory() -> None:
     print("\nmemory, each of 1,000, with its task")
     line("a task that waits for an asyncio.Queue", bytes_of(in_queue))
     line("bare subscriber", bytes_of(bare_on(lambda: same)), 1_536)
-    line("subscriber through a kit, with its call", bytes_of(kit_on(a_call)), 3_584)
+    line("subscriber through a kit, with its call", bytes_of(kit_on(a_call, MultiplexerPlugin())), 3_584)
     streams, own = bytes_of(alone(another)), bytes_of(bare_on(another))
     line("one subscriber each of distinct streams, without multiplexer", streams)
     line("the same, multiplexed", own)
     line("  of which the multiplexer's state", own - streams, 5_243)
-    line("one subscriber each of distinct streams, through a kit", bytes_of(kit_on(another)))
+    streams, own = bytes_of(kit_on(another)), bytes_of(kit_on(another, MultiplexerPlugin()))
+    line("the same through a kit without a plugin", streams)
+    line("the same, multiplexed", own)
+    line("  of which the multiplexer's state", own - streams, 5_243)
     line(
         "a bare subscriber of a stream that has said a million",
         bytes_of(bare_on(lambda: same, 10**6)),

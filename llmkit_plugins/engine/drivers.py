@@ -120,7 +120,7 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: U
                                 attempt.chunks += 1
                     if type(source) is AsyncSeat:
                         at, log, flight, deadline, copy = 0, source.log, source.flight, until.deadline, source.copy
-                        wait, loop = flight.waiting.append, flight.loop
+                        waiting, loop = flight.waiting, flight.loop
                         try:
                             while True:
                                 if at < len(log):
@@ -131,7 +131,7 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: U
                                     break
                                 elif deadline is None:
                                     news: Future[None] = Future(loop=loop)
-                                    wait(news)
+                                    waiting.append(news)
                                     await news
                                 else:
                                     await flight.news_before(deadline)

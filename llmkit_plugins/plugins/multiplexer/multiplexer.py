@@ -134,7 +134,7 @@ class StreamingMultiplexer:
                 yield self._copy(chunk)
         else:
             at, log, flight, deadline, copy = 0, place.log, place.flight, call.deadline, self._copy
-            wait, loop = flight.waiting.append, flight.loop
+            waiting, loop = flight.waiting, flight.loop
             try:
                 while True:
                     if at < len(log):
@@ -145,7 +145,7 @@ class StreamingMultiplexer:
                         return
                     elif deadline is None:
                         news: Future[None] = Future(loop=loop)
-                        wait(news)
+                        waiting.append(news)
                         await news
                     else:
                         await flight.news_before(deadline)
