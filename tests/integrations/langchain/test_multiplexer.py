@@ -1,0 +1,32 @@
+"""The multiplexer under LangChain: who says that a call is not to be shared or cached has a request of his own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from llmkit_langchain import ChatLLMKit
+
+from llmkit_plugins.plugins.multiplexer import MultiplexerPlugin
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("metadata", "requests"),
+    [({"trace": "any"}, 1), ({"share": False}, 3), ({"no-cache": True}, 3), ({"cache": {"no-cache": True}}, 3)],
+    ids=["other metadata", "not shared", "not cached", "not cached, as in LiteLLM"],
+)
+async def test_marked_calls(kit, first, chat_openai, streamed, metadata, requests):
+    """Two that are marked and one that is not are three requests; unmarked they are one."""
+    kit.register(MultiplexerPlugin())
+    model = ChatLLMKit(models={"a": chat_openai(first, "m-1")}, kit=kit)
+    first.slow_down(first_token_seconds=0.1)
+
+    async def ask(**config):
+        if streamed:
+            return "".join([chunk.text async for chunk in model.astream("hi", config)])
+        return (await model.ainvoke("hi", config)).text
+
+    answers = await asyncio.gather(ask(), ask(metadata=metadata), ask(metadata=metadata))
+    assert len(set(answers)) == 1
+    assert first.stats.requests == requests
