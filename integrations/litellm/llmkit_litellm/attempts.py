@@ -6,11 +6,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from llmkit_litellm import reading
-from llmkit_litellm.compat import CustomStreamWrapper
+from llmkit_litellm import compat, reading
 from llmkit_litellm.errors import as_litellm, original
 from llmkit_litellm.journey import Journey, journey_under_way, sending
-from llmkit_litellm.streams import AttemptStream
+from llmkit_litellm.streams import AttemptStream, attempt_stream
 from llmkit_plugins.engine.handle import Handle
 from llmkit_plugins.errors import Refused
 
@@ -28,7 +27,7 @@ def send(journey: Journey, send_it: Callable[[], Any], kwargs: Mapping[str, Any]
     handle = journey.take()
     with _followed(journey, handle):
         answer = send_it()
-        if isinstance(answer, CustomStreamWrapper):
+        if compat.is_stream(answer):
             return _stream(journey, handle, answer).open()
         return _finish(handle, answer)
 
@@ -41,7 +40,7 @@ async def asend(journey: Journey, send_it: Callable[[], Awaitable[Any]], kwargs:
     handle = journey.take()
     with _followed(journey, handle):
         answer = await send_it()
-        if isinstance(answer, CustomStreamWrapper):
+        if compat.is_stream(answer):
             return await _stream(journey, handle, answer).aopen()
         return _finish(handle, answer)
 
@@ -66,8 +65,8 @@ def _followed(journey: Journey, handle: Handle) -> Iterator[None]:
         raise
 
 
-def _stream(journey: Journey, handle: Handle, answer: CustomStreamWrapper) -> AttemptStream:
-    stream = AttemptStream(answer, handle, journey.kit.clock)
+def _stream(journey: Journey, handle: Handle, answer: Any) -> AttemptStream:
+    stream = attempt_stream(answer, handle, journey.kit.clock)
     journey.streams.append(stream)
     return stream
 

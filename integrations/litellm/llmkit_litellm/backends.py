@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
 from typing import Any
 
 from llmkit_litellm import compat
-from llmkit_litellm.compat import CustomStreamWrapper
 from llmkit_litellm.journey import Journey, Reader, sending, travelling
 from llmkit_litellm.reading import Reading, learn, says
 from llmkit_litellm.streams import Opening
@@ -52,7 +50,7 @@ class SDKBackend(LiteLLMBackend):
     def stream(self, call: Call, attempt: Attempt | None) -> Iterator[Any]:
         with sending():
             stream = self._send()
-        if not isinstance(stream, CustomStreamWrapper):
+        if not compat.is_stream(stream):
             yield Opening(_learnt(attempt, stream))
             return
         with compat.closing(stream):
@@ -66,10 +64,10 @@ class SDKBackend(LiteLLMBackend):
     async def astream(self, call: Call, attempt: Attempt | None) -> AsyncIterator[Any]:
         with sending():
             stream = await self._send()
-        if not isinstance(stream, CustomStreamWrapper):
+        if not compat.is_stream(stream):
             yield Opening(_learnt(attempt, stream))
             return
-        async with aclosing(stream):
+        async with compat.aclosing(stream):
             yield Opening(stream)
             reading = _reading(attempt, stream)
             while (chunk := await _anext_sent(stream)) is not _END:
@@ -79,7 +77,7 @@ class SDKBackend(LiteLLMBackend):
 
     def says(self, chunk: Any) -> bool:
         if isinstance(chunk, Opening):  # a caller who wanted a stream and gets none has all there is
-            return not isinstance(chunk.stream, CustomStreamWrapper)
+            return not compat.is_stream(chunk.stream)
         return says(chunk)
 
 
@@ -89,7 +87,7 @@ def _learnt(attempt: Attempt | None, answer: Any) -> Any:
     return answer
 
 
-def _reading(attempt: Attempt | None, stream: CustomStreamWrapper) -> Reading:
+def _reading(attempt: Attempt | None, stream: Any) -> Reading:
     if attempt is None:
         raise TypeError("only a backend that delegates is sent a call without an attempt")
     return Reading(attempt, stream)
@@ -128,7 +126,7 @@ class RouterBackend(LiteLLMBackend):
         with Journey(self._kit, call, self._book) as journey:
             with travelling(journey):
                 stream = compat.apart(self._send)
-            if not isinstance(stream, CustomStreamWrapper):
+            if not compat.is_stream(stream):
                 yield Opening(stream)
                 return
             with compat.closing(stream):
@@ -142,10 +140,10 @@ class RouterBackend(LiteLLMBackend):
         async with Journey(self._kit, call, self._book) as journey:
             with travelling(journey):
                 stream = await self._send()
-            if not isinstance(stream, CustomStreamWrapper):
+            if not compat.is_stream(stream):
                 yield Opening(stream)
                 return
-            async with aclosing(stream):
+            async with compat.aclosing(stream):
                 chunk = await _anext(journey, stream)
                 yield Opening(stream)
                 while chunk is not _END:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmkit_plugins.call import Call, new_id
 
-_ELSEWHERE = frozenset({"model", "messages", "stream", "user", "metadata", "litellm_metadata"})
+_ELSEWHERE = frozenset({"model", "stream", "user", "metadata", "litellm_metadata"})
 _PLUMBING = frozenset(
     {
         "acompletion",
@@ -44,8 +44,8 @@ _PLUMBING = frozenset(
 _SECRET = ("api_key", "token", "secret", "password", "credential", "access_key", "headers")
 
 
-def call_of(arguments: Mapping[str, Any]) -> Call:
-    """The call that *arguments* of a completion describe.
+def call_of(arguments: Mapping[str, Any], operation: str = "chat", prompt: str = "messages") -> Call:
+    """The call that *arguments* of an *operation* describe, which has its prompt in the one called *prompt*.
 
     User and tenant are those of ``user=``, else of the metadata (``user`` or ``user_id``, ``tenant``). Secrets are not
     in its parameters, but ``credential`` is: a digest of them, so that who asks with another key asks something else.
@@ -54,9 +54,10 @@ def call_of(arguments: Mapping[str, Any]) -> Call:
     if arguments.get("cache") is not None:
         metadata["cache"] = arguments["cache"]  # who wants no cached answer wants no shared one either
     return Call(
-        messages=arguments.get("messages"),
+        messages=arguments.get(prompt),
         model=arguments.get("model"),
-        params=_params(arguments),
+        operation=operation,
+        params=_params(arguments, prompt),
         user=_text(arguments.get("user") or metadata.get("user") or metadata.get("user_id")),
         tenant=_text(metadata.get("tenant")),
         stream=bool(arguments.get("stream")),
@@ -65,11 +66,11 @@ def call_of(arguments: Mapping[str, Any]) -> Call:
     )
 
 
-def _params(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _params(arguments: Mapping[str, Any], prompt: str) -> dict[str, Any]:
     params: dict[str, Any] = {}
     secrets: list[tuple[str, str]] = []
     for name, value in arguments.items():
-        if value is None or name in _ELSEWHERE or name in _PLUMBING or name.startswith("_"):
+        if value is None or name == prompt or name in _ELSEWHERE or name in _PLUMBING or name.startswith("_"):
             continue
         if _is_secret(name):
             secrets.append((name, repr(value)))

@@ -8,41 +8,56 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from litellm.exceptions import MidStreamFallbackError
 from litellm.litellm_core_utils.litellm_logging import Logging
+from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
+from litellm.litellm_core_utils.thread_pool_executor import executor
+from litellm.main import stream_chunk_builder
+from litellm.responses.streaming_iterator import BaseResponsesAPIStreamingIterator
 from litellm.router_strategy.simple_shuffle import simple_shuffle
 from litellm.types.router import RouterRateLimitError, RouterRateLimitErrorBasic
+from litellm.utils import TextCompletionStreamWrapper, function_setup
 from pydantic import BaseModel
 
 __all__ = [
     "STRATEGY",
+    "STREAMS",
     "CustomStreamWrapper",
     "Deployment",
     "MidStreamFallbackError",
     "RouterRateLimitError",
     "RouterRateLimitErrorBasic",
     "aclose_stream",
+    "aclosing",
     "apart",
     "apick",
+    "assembled",
     "close_stream",
     "closing",
     "copied",
     "core",
     "hidden",
     "is_cached",
+    "is_stream",
+    "log_in_thread",
+    "log_later",
     "made_up_the_end",
+    "mark_cached",
+    "new_log",
+    "own_hidden",
     "pick",
-    "resemble",
+    "resembling",
     "response_headers",
     "selects",
+    "stream_class",
     "unsent_stream",
 ]
 
@@ -54,6 +69,15 @@ STRATEGY = "latency-based-routing"
 
 _SHUFFLE_TAKES_REQUEST = "request_kwargs" in inspect.signature(simple_shuffle).parameters
 _PREFIX = "llm_provider-"
+
+_INSIDE = ("completion_stream", "litellm_custom_stream_wrapper", "response")
+
+STREAMS: tuple[type[Any], ...] = (
+    CustomStreamWrapper,
+    TextCompletionStreamWrapper,
+    BaseResponsesAPIStreamingIterator,
+)
+"""The classes of LiteLLM's streams: of chats, of text completions, of the responses API."""
 
 
 def core(router: Any) -> Any:
@@ -119,17 +143,29 @@ def _is_in_loop() -> bool:
 
 
 async def aclose_stream(stream: Any) -> None:
-    """Close the connection."""
-    await stream.aclose()
+    """Close the connection, wherever in *stream* it is."""
+    for closable in _layers(stream):
+        closes = getattr(closable, "aclose", None)
+        if closes is not None:
+            await closes()
+            return
 
 
 def close_stream(stream: Any) -> None:
-    """Close the connection: a ``CustomStreamWrapper`` itself only has ``aclose``."""
-    for closable in (stream, getattr(stream, "completion_stream", None)):
+    """The same of a sync stream: a ``CustomStreamWrapper`` itself only has ``aclose``."""
+    for closable in _layers(stream):
         closes = getattr(closable, "close", None)
         if closes is not None and not inspect.iscoroutinefunction(closes):
             closes()
             return
+
+
+def _layers(stream: Any) -> Iterator[Any]:
+    """*stream*, what it reads from, and so on; at last the response."""
+    while stream is not None:
+        yield stream
+        inside = (getattr(stream, name, None) for name in _INSIDE)
+        stream = next((layer for layer in inside if layer is not None), None)
 
 
 @contextmanager
@@ -141,12 +177,33 @@ def closing(stream: Any) -> Iterator[None]:
         close_stream(stream)
 
 
-def resemble(stream: CustomStreamWrapper, original: CustomStreamWrapper, source: Any) -> None:
-    """Make *stream*, which reads from *source*, look like *original*: its attributes, since making one anew costs
-    0.5 ms."""
+@asynccontextmanager
+async def aclosing(stream: Any) -> AsyncIterator[None]:
+    """The same, awaiting."""
+    try:
+        yield
+    finally:
+        await aclose_stream(stream)
+
+
+def is_stream(answer: Any) -> bool:
+    """Whether LiteLLM answered with a stream."""
+    return isinstance(answer, STREAMS)
+
+
+def stream_class(stream: Any) -> type[Any]:
+    """That of :data:`STREAMS` which *stream* is one of: its own class may have been made for it alone."""
+    return next(base for base in STREAMS if isinstance(stream, base))
+
+
+def resembling(cls: type[T], original: Any, source: Any) -> T:
+    """A stream of *cls*, which reads from *source*, that looks like *original*: it has its attributes, since making one
+    anew costs 0.5 ms."""
+    stream: Any = cls.__new__(cls)
     vars(stream).update(vars(original))
     stream.completion_stream = source
-    stream._hidden_params = _own(hidden(original))
+    stream._hidden_params = own_hidden(original)
+    return cast("T", stream)
 
 
 def unsent_stream(call_id: str, model: str | None, messages: Any) -> CustomStreamWrapper:
@@ -163,15 +220,20 @@ def unsent_stream(call_id: str, model: str | None, messages: Any) -> CustomStrea
     return CustomStreamWrapper(completion_stream=None, model=model, logging_obj=log, custom_llm_provider="openai")
 
 
-def is_cached(stream: CustomStreamWrapper) -> bool:
+def is_cached(stream: Any) -> bool:
     """Whether *stream* replays an answer from LiteLLM's cache."""
-    return bool(stream.custom_llm_provider == "cached_response")
+    return getattr(stream, "custom_llm_provider", None) == "cached_response"
 
 
-def made_up_the_end(stream: CustomStreamWrapper) -> bool:
+def made_up_the_end(stream: Any) -> bool:
     """Whether the last chunk's finish reason is LiteLLM's own, since the provider broke off without one."""
+    if isinstance(stream, TextCompletionStreamWrapper):
+        stream = stream.completion_stream
     return (
-        stream.sent_last_chunk and stream.received_finish_reason is None and stream.intermittent_finish_reason is None
+        isinstance(stream, CustomStreamWrapper)
+        and stream.sent_last_chunk
+        and stream.received_finish_reason is None
+        and stream.intermittent_finish_reason is None
     )
 
 
@@ -201,9 +263,49 @@ def copied(answer: Any) -> Any:
     own: Any = answer.model_copy(deep=True)
     known = hidden(answer)
     if known:
-        own._hidden_params = _own(known)
+        own._hidden_params = own_hidden(answer)
     return own
 
 
-def _own(known: Mapping[str, Any]) -> dict[str, Any]:
+def own_hidden(answer: Any) -> dict[str, Any]:
+    """A copy of what LiteLLM knows of *answer*, for another to write into."""
+    known = hidden(answer)
     return {**known, "additional_headers": dict(known.get("additional_headers") or {})}
+
+
+def mark_cached(answer: Any) -> None:
+    """Let *answer*, whole or a stream, say what LiteLLM writes on what its cache answers."""
+    if hasattr(answer, "_hidden_params"):
+        answer._hidden_params = {**own_hidden(answer), "cache_hit": True, "response_cost": 0.0}
+
+
+def assembled(chunks: Sequence[Any], messages: Any) -> Any:
+    """The whole answer that *chunks* are the parts of."""
+    return stream_chunk_builder(list(chunks), messages=messages if isinstance(messages, list) else None)
+
+
+# -- telling callbacks ----------------------------------------------------------------------------------------------
+
+
+class _NoRules:
+    """The user's rules were asked about the call whose answer it is."""
+
+    def pre_call_rules(self, input: str, model: str) -> bool:  # noqa: A002, ARG002 - LiteLLM's names
+        return True
+
+
+def new_log(function: str, began: datetime, arguments: Mapping[str, Any], call_id: str) -> Any:
+    """A logging object for a call of LiteLLM's *function*, made as LiteLLM makes it when it is called."""
+    given = {**arguments, "litellm_call_id": call_id}
+    log, _ = function_setup(function, _NoRules(), began, is_async_call=False, **given)  # type: ignore[arg-type]
+    return log
+
+
+def log_later(event: Coroutine[Any, Any, None]) -> None:
+    """Deliver an *event* where LiteLLM delivers those of calls that are awaited."""
+    GLOBAL_LOGGING_WORKER.ensure_initialized_and_enqueue(event)
+
+
+def log_in_thread(event: Callable[..., None], *args: Any) -> None:
+    """Deliver an *event* where LiteLLM delivers those of other calls."""
+    executor.submit(event, *args)

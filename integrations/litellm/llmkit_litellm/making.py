@@ -4,56 +4,57 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmkit_litellm import compat
-from llmkit_litellm.compat import CustomStreamWrapper
+from llmkit_litellm import compat, followers
 from llmkit_litellm.errors import as_litellm
-from llmkit_litellm.streams import KitStream, Opening
+from llmkit_litellm.operations import Request
+from llmkit_litellm.streams import Opening, caller_stream
 from llmkit_plugins.backend import Backend
-from llmkit_plugins.call import Call
 from llmkit_plugins.errors import LLMKitError
 from llmkit_plugins.kit import LLMKit
 
 _END: Any = object()
 
 
-def make(kit: LLMKit, call: Call, backend: Backend) -> Any:
-    """What the caller gets for *call*: the answer, or a stream that has been opened. Raises what LiteLLM's users
+def make(kit: LLMKit, request: Request, backend: Backend) -> Any:
+    """What the caller gets for *request*: the answer, or a stream that has been opened. Raises what LiteLLM's users
     catch."""
+    call = request.call
     try:
         if not call.stream:
-            return kit.call(call, backend).raw
+            return followers.told(request, kit.call(call, backend).raw)
         source = kit.stream(call, backend)
         first = next(source, _END)
         if _is_whole(first):
             list(source)
-            return first.stream
+            return followers.told(request, first.stream)
     except LLMKitError as error:
         raise as_litellm(error, call.model) from error
-    return _stream(call, source, first)
+    return _stream(request, source, first)
 
 
-async def amake(kit: LLMKit, call: Call, backend: Backend) -> Any:
+async def amake(kit: LLMKit, request: Request, backend: Backend) -> Any:
     """The same, awaiting."""
+    call = request.call
     try:
         if not call.stream:
-            return (await kit.acall(call, backend)).raw
+            return followers.told(request, (await kit.acall(call, backend)).raw)
         source = kit.astream(call, backend)
         first = await anext(source, _END)
         if _is_whole(first):
             [_ async for _ in source]
-            return first.stream
+            return followers.told(request, first.stream)
     except LLMKitError as error:
         raise as_litellm(error, call.model) from error
-    return _stream(call, source, first)
+    return _stream(request, source, first)
 
 
 def _is_whole(first: Any) -> bool:
     """Whether LiteLLM answered the wish for a stream with a whole answer."""
-    return isinstance(first, Opening) and not isinstance(first.stream, CustomStreamWrapper)
+    return isinstance(first, Opening) and not compat.is_stream(first.stream)
 
 
-def _stream(call: Call, source: Any, first: Any) -> KitStream:
+def _stream(request: Request, source: Any, first: Any) -> Any:
     if isinstance(first, Opening):
-        return KitStream(source, first.stream)
-    held = () if first is _END else (first,)  # a plugin answered: no provider is behind it
-    return KitStream(source, compat.unsent_stream(call.id, call.model, call.messages), held)
+        return caller_stream(request, source, first.stream)
+    call, held = request.call, () if first is _END else (first,)  # a plugin answered: no provider is behind it
+    return caller_stream(request, source, compat.unsent_stream(call.id, call.model, call.messages), held)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from llmkit_litellm import compat
-from llmkit_litellm.compat import CustomStreamWrapper
 from llmkit_plugins.call import Attempt, Usage
 from llmkit_plugins.errors import EmptyAnswer
 
@@ -19,6 +18,12 @@ _CONTENT = (
     "images",
     "annotations",
 )
+
+_ANNOUNCEMENTS = frozenset({"response.created", "response.queued", "response.in_progress"})
+"""Events of the responses API that only say that an answer will come."""
+
+_ENDS = {"completed": "stop", "incomplete": "length", "failed": "error"}
+"""How an answer of the responses API stands when it has ended, and the finish reason for that."""
 
 
 def learn(attempt: Attempt, answer: Any) -> None:
@@ -42,7 +47,7 @@ class Reading:
 
     __slots__ = ("attempt", "cached", "said", "stream")
 
-    def __init__(self, attempt: Attempt, stream: CustomStreamWrapper) -> None:
+    def __init__(self, attempt: Attempt, stream: Any) -> None:
         self.attempt, self.stream = attempt, stream
         self.said = False
         """Whether it has said something."""
@@ -69,6 +74,7 @@ class Reading:
 
 def _learn_words(attempt: Attempt, answer: Any) -> None:
     hidden = compat.hidden(answer)
+    answer = getattr(answer, "response", None) or answer  # the last event of the responses API holds the whole answer
     if attempt.model is None:
         attempt.model = hidden.get("provider_response_model") or getattr(answer, "model", None)
     usage = usage_of(getattr(answer, "usage", None) or hidden.get("usage"))
@@ -78,6 +84,9 @@ def _learn_words(attempt: Attempt, answer: Any) -> None:
         reason = getattr(choice, "finish_reason", None)
         if reason is not None:
             attempt.finish_reason = reason
+    if (status := getattr(answer, "status", None)) in _ENDS:
+        details = getattr(answer, "incomplete_details", None)
+        attempt.finish_reason = getattr(details, "reason", None) or _ENDS[status]
 
 
 def _free(attempt: Attempt) -> None:
@@ -90,20 +99,23 @@ def usage_of(usage: Any) -> Usage | None:
     silent)."""
     if not getattr(usage, "total_tokens", None):
         return None
-    prompt = getattr(usage, "prompt_tokens_details", None)
-    completion = getattr(usage, "completion_tokens_details", None)
+    given, said = ("input", "output") if hasattr(usage, "input_tokens") else ("prompt", "completion")
     return Usage(
-        input_tokens=getattr(usage, "prompt_tokens", None) or 0,
-        output_tokens=getattr(usage, "completion_tokens", None) or 0,
-        cached_tokens=getattr(prompt, "cached_tokens", None) or 0,
-        reasoning_tokens=getattr(completion, "reasoning_tokens", None) or 0,
+        input_tokens=getattr(usage, f"{given}_tokens", None) or 0,
+        output_tokens=getattr(usage, f"{said}_tokens", None) or 0,
+        cached_tokens=getattr(getattr(usage, f"{given}_tokens_details", None), "cached_tokens", None) or 0,
+        reasoning_tokens=getattr(getattr(usage, f"{said}_tokens_details", None), "reasoning_tokens", None) or 0,
     )
 
 
 def says(chunk: Any) -> bool:
-    """Whether *chunk* says something: content, a tool call, a finish reason."""
+    """Whether *chunk* says something: content, a tool call, a finish reason; an event of the responses API that is no
+    mere announcement."""
     for choice in getattr(chunk, "choices", None) or ():
-        delta = getattr(choice, "delta", None)
-        if getattr(choice, "finish_reason", None) is not None or any(getattr(delta, name, None) for name in _CONTENT):
+        if getattr(choice, "finish_reason", None) is not None or getattr(choice, "text", None):
             return True
-    return False
+        delta = getattr(choice, "delta", None)
+        if any(getattr(delta, name, None) for name in _CONTENT):
+            return True
+    event = getattr(chunk, "type", None)
+    return event is not None and event not in _ANNOUNCEMENTS

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial, wraps
 from typing import Any
 
+import litellm
 from litellm.router import Router
 
 from llmkit_litellm import compat
 from llmkit_litellm.backends import RouterBackend
-from llmkit_litellm.calls import call_of
 from llmkit_litellm.journey import is_sending, journey_under_way
 from llmkit_litellm.making import amake, make
+from llmkit_litellm.operations import CHAT, EMBEDDINGS, RESPONSES, TEXT, Operation, Request
 from llmkit_litellm.routing import steered
 from llmkit_litellm.sdk import SDK, Installed
 from llmkit_litellm.seams import Seam, Seams
@@ -39,37 +41,89 @@ class LLMKitRouter(Router):
     def completion(self, model: str, messages: Any, **kwargs: Any) -> Any:
         """As ``litellm.Router.completion``, through the kit."""
         send = partial(super().completion, model, messages, **kwargs)
-        return _route(self.kit, self, send, {"model": model, "messages": messages, **kwargs})
+        return _route(self.kit, self, CHAT, send, {"model": model, "messages": messages, **kwargs})
 
     async def acompletion(self, model: str, messages: Any, stream: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002
         """As ``litellm.Router.acompletion``, through the kit."""
         send: Any = partial(super().acompletion, model, messages, stream=stream, **kwargs)
-        return await _aroute(self.kit, self, send, {"model": model, "messages": messages, "stream": stream, **kwargs})
+        arguments = {"model": model, "messages": messages, "stream": stream, **kwargs}
+        return await _aroute(self.kit, self, CHAT, send, arguments)
+
+    def text_completion(self, model: str, prompt: Any, *args: Any, **kwargs: Any) -> Any:
+        """As ``litellm.Router.text_completion``, through the kit."""
+        send = partial(super().text_completion, model, prompt, *args, **kwargs)
+        return _route(self.kit, self, TEXT, send, {"model": model, "prompt": prompt, **kwargs})
+
+    async def atext_completion(self, model: str, prompt: Any, *args: Any, **kwargs: Any) -> Any:
+        """As ``litellm.Router.atext_completion``, through the kit."""
+        send = partial(super().atext_completion, model, prompt, *args, **kwargs)
+        return await _aroute(self.kit, self, TEXT, send, {"model": model, "prompt": prompt, **kwargs})
+
+    def embedding(self, model: str, input: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: A002 - LiteLLM's name
+        """As ``litellm.Router.embedding``, through the kit."""
+        send = partial(super().embedding, model, input, *args, **kwargs)
+        return _route(self.kit, self, EMBEDDINGS, send, {"model": model, "input": input, **kwargs})
+
+    async def aembedding(self, model: str, input: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: A002 - LiteLLM's name
+        """As ``litellm.Router.aembedding``, through the kit."""
+        send = partial(super().aembedding, model, input, *args, **kwargs)
+        return await _aroute(self.kit, self, EMBEDDINGS, send, {"model": model, "input": input, **kwargs})
+
+    def _generic_api_call_with_fallbacks(self, model: str, original_function: Any, **kwargs: Any) -> Any:
+        send = super()._generic_api_call_with_fallbacks
+        return _route_generic(self.kit, self, send, model, original_function, kwargs)
+
+    async def _aresponses_with_streaming_fallbacks(self, original_function: Any, **kwargs: Any) -> Any:
+        send: Any = super()._aresponses_with_streaming_fallbacks
+        return await _aroute_responses(self.kit, self, send, original_function, kwargs)
 
     def _get_routing_context(self, model: str, request_kwargs: dict[str, Any] | None = None) -> Any:
         return steered(self, super()._get_routing_context(model, request_kwargs), request_kwargs)
 
 
-def _route(kit: LLMKit | None, router: Any, send: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:
+def _route(
+    kit: LLMKit | None, router: Any, operation: Operation, send: Callable[[], Any], arguments: Mapping[str, Any]
+) -> Any:
     """Make a call through *router*, unless the plugins know of it already."""
-    if kit is None or is_sending() or _is_known(arguments):
+    if kit is None or is_sending() or _is_known(operation, arguments):
         return send()
-    return make(kit, call_of(arguments), RouterBackend(send, kit, _book(router, kit)))
+    return make(kit, Request(operation, arguments, awaits=False), RouterBackend(send, kit, _book(router, kit)))
 
 
 async def _aroute(
-    kit: LLMKit | None, router: Any, send: Callable[[], Awaitable[Any]], arguments: Mapping[str, Any]
+    kit: LLMKit | None,
+    router: Any,
+    operation: Operation,
+    send: Callable[[], Awaitable[Any]],
+    arguments: Mapping[str, Any],
 ) -> Any:
     """The same, awaiting."""
-    if kit is None or is_sending() or _is_known(arguments):
+    if kit is None or is_sending() or _is_known(operation, arguments):
         return await send()
-    return await amake(kit, call_of(arguments), RouterBackend(send, kit, _book(router, kit)))
+    return await amake(kit, Request(operation, arguments, awaits=True), RouterBackend(send, kit, _book(router, kit)))
 
 
-def _is_known(arguments: Mapping[str, Any]) -> bool:
+def _route_generic(kit: LLMKit | None, router: Any, send: Any, model: str, function: Any, kwargs: Any) -> Any:
+    """Make a call of LiteLLM's *function*; only ``litellm.responses`` goes through the plugins.
+
+    A Router has kept the function since it was made; that of the module may have been replaced by ours since.
+    """
+    if getattr(function, "__name__", None) != RESPONSES.function:
+        return send(model, function, **kwargs)
+    sent = partial(send, model, litellm.responses, **kwargs)
+    return _route(kit, router, RESPONSES, sent, {"model": model, **kwargs})
+
+
+async def _aroute_responses(kit: LLMKit | None, router: Any, send: Any, function: Any, kwargs: Any) -> Any:
+    """The same, awaiting."""
+    sent = partial(send, function if kit is None else litellm.aresponses, **kwargs)
+    return await _aroute(kit, router, RESPONSES, sent, kwargs)
+
+
+def _is_known(operation: Operation, arguments: Mapping[str, Any]) -> bool:
     """Whether a Router calls itself for a call that is under way: its scheduler does."""
     journey = journey_under_way()
-    return journey is not None and journey.call.messages is arguments["messages"]
+    return journey is not None and journey.call.messages is arguments.get(operation.prompt)
 
 
 def _book(router: Any, kit: LLMKit) -> Book:
@@ -88,23 +142,44 @@ def _kit_of(router: Any) -> LLMKit | None:
     return None if isinstance(router, LLMKitRouter) else Installed.kit
 
 
-def _wrap_completion(completion: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(completion)
-    def completed(self: Any, model: str, messages: Any, **kwargs: Any) -> Any:
-        send = partial(completion, self, model, messages, **kwargs)
-        return _route(_kit_of(self), self, send, {"model": model, "messages": messages, **kwargs})
+def _wrap(operation: Operation, method: Callable[..., Any]) -> Callable[..., Any]:
+    """A Router's sync *method* for *operation*, to be put in its place."""
+    names = tuple(inspect.signature(method).parameters)[1:]
 
-    return completed
+    @wraps(method)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        send = partial(method, self, *args, **kwargs)
+        return _route(_kit_of(self), self, operation, send, {**dict(zip(names, args, strict=False)), **kwargs})
+
+    return called
 
 
-def _wrap_acompletion(acompletion: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(acompletion)
-    async def acompleted(self: Any, model: str, messages: Any, stream: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002
-        send = partial(acompletion, self, model, messages, stream=stream, **kwargs)
-        arguments = {"model": model, "messages": messages, "stream": stream, **kwargs}
-        return await _aroute(_kit_of(self), self, send, arguments)
+def _awrap(operation: Operation, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The one that is awaited."""
+    names = tuple(inspect.signature(method).parameters)[1:]
 
-    return acompleted
+    @wraps(method)
+    async def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        send = partial(method, self, *args, **kwargs)
+        return await _aroute(_kit_of(self), self, operation, send, {**dict(zip(names, args, strict=False)), **kwargs})
+
+    return called
+
+
+def _wrap_generic(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def called(self: Any, model: str, original_function: Any, **kwargs: Any) -> Any:
+        return _route_generic(_kit_of(self), self, partial(method, self), model, original_function, kwargs)
+
+    return called
+
+
+def _awrap_responses(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    async def called(self: Any, original_function: Any, **kwargs: Any) -> Any:
+        return await _aroute_responses(_kit_of(self), self, partial(method, self), original_function, kwargs)
+
+    return called
 
 
 def _wrap_routing_context(routing_context: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,9 +190,14 @@ def _wrap_routing_context(routing_context: Callable[..., Any]) -> Callable[..., 
     return steering
 
 
+_METHODS = (CHAT, TEXT, EMBEDDINGS)
+"""What a Router has methods of its class for; the responses API is an attribute that it makes for itself."""
+
 ROUTERS = Seams(
-    Seam(Router, "completion", _wrap_completion),
-    Seam(Router, "acompletion", _wrap_acompletion),
+    *(Seam(Router, operation.function, partial(_wrap, operation)) for operation in _METHODS),
+    *(Seam(Router, f"a{operation.function}", partial(_awrap, operation)) for operation in _METHODS),
+    Seam(Router, "_generic_api_call_with_fallbacks", _wrap_generic),
+    Seam(Router, "_aresponses_with_streaming_fallbacks", _awrap_responses),
     Seam(Router, "_get_routing_context", _wrap_routing_context),
 )
 """All Routers there are and will be."""

@@ -1,5 +1,4 @@
-"""``litellm.completion`` and ``acompletion``, replaced: a Router's attempts are followed, other calls go through a
-kit."""
+"""LiteLLM's own functions, replaced: a Router's attempts are followed, other calls go through a kit."""
 
 from __future__ import annotations
 
@@ -12,9 +11,9 @@ import litellm
 
 from llmkit_litellm import attempts
 from llmkit_litellm.backends import SDKBackend
-from llmkit_litellm.calls import call_of
 from llmkit_litellm.journey import is_sending
 from llmkit_litellm.making import amake, make
+from llmkit_litellm.operations import OPERATIONS, Operation, Request
 from llmkit_litellm.seams import Seam, Seams
 from llmkit_litellm.targets import sdk_target
 from llmkit_plugins.call import Target
@@ -27,42 +26,42 @@ class Installed:
     kit: LLMKit | None = None
 
 
-def _wrap_completion(completion: Callable[..., Any]) -> Callable[..., Any]:
-    """``litellm.completion``, to be put in its place."""
-    names = tuple(inspect.signature(completion).parameters)
+def _wrap(operation: Operation, function: Callable[..., Any]) -> Callable[..., Any]:
+    """LiteLLM's sync *function* for *operation*, to be put in its place."""
+    names = tuple(inspect.signature(function).parameters)
 
-    @wraps(completion)
-    def completed(*args: Any, **kwargs: Any) -> Any:
-        send = partial(completion, *args, **kwargs)
+    @wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        send = partial(function, *args, **kwargs)
         if is_sending():
             return send()
         if (journey := attempts.sent_by_router(kwargs)) is not None:
             return attempts.send(journey, send, kwargs)
         if (kit := Installed.kit) is not None:
             arguments = {**dict(zip(names, args, strict=False)), **kwargs}
-            return make(kit, call_of(arguments), SDKBackend(send, _target(arguments)))
+            return make(kit, Request(operation, arguments, awaits=False), SDKBackend(send, _target(arguments)))
         return send()
 
-    return completed
+    return called
 
 
-def _wrap_acompletion(acompletion: Callable[..., Any]) -> Callable[..., Any]:
-    """``litellm.acompletion``, to be put in its place."""
-    names = tuple(inspect.signature(acompletion).parameters)
+def _awrap(operation: Operation, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The one that is awaited."""
+    names = tuple(inspect.signature(function).parameters)
 
-    @wraps(acompletion)
-    async def acompleted(*args: Any, **kwargs: Any) -> Any:
-        send = partial(acompletion, *args, **kwargs)
+    @wraps(function)
+    async def called(*args: Any, **kwargs: Any) -> Any:
+        send = partial(function, *args, **kwargs)
         if is_sending():
             return await send()
         if (journey := attempts.sent_by_router(kwargs)) is not None:
             return await attempts.asend(journey, send, kwargs)
         if (kit := Installed.kit) is not None:
             arguments = {**dict(zip(names, args, strict=False)), **kwargs}
-            return await amake(kit, call_of(arguments), SDKBackend(send, _target(arguments)))
+            return await amake(kit, Request(operation, arguments, awaits=True), SDKBackend(send, _target(arguments)))
         return await send()
 
-    return acompleted
+    return called
 
 
 def _target(arguments: Mapping[str, Any]) -> Target:
@@ -70,5 +69,8 @@ def _target(arguments: Mapping[str, Any]) -> Target:
     return sdk_target(str(arguments.get("model")), arguments.get("custom_llm_provider"), api_base)
 
 
-SDK = Seams(Seam(litellm, "completion", _wrap_completion), Seam(litellm, "acompletion", _wrap_acompletion))
+SDK = Seams(
+    *(Seam(litellm, operation.function, partial(_wrap, operation)) for operation in OPERATIONS),
+    *(Seam(litellm, f"a{operation.function}", partial(_awrap, operation)) for operation in OPERATIONS),
+)
 """What every Router looks up when it sends, and what callers of the SDK do."""

@@ -1,4 +1,7 @@
-"""The two streams that are put around LiteLLM's: what the Router reads, and what the caller reads."""
+"""The two streams that are put around LiteLLM's: what the Router reads, and what the caller reads.
+
+Each is of the class of the stream it is put around, since LiteLLM and its users ask for that.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Self
 
-from llmkit_litellm import compat
-from llmkit_litellm.compat import CustomStreamWrapper
+from llmkit_litellm import compat, followers
 from llmkit_litellm.errors import as_litellm, original
 from llmkit_litellm.journey import sending
+from llmkit_litellm.operations import Request
 from llmkit_litellm.reading import Reading
 from llmkit_plugins.clock import Clock
 from llmkit_plugins.engine.handle import Handle
@@ -18,19 +21,22 @@ from llmkit_plugins.errors import LLMKitError
 _END: Any = object()
 
 
-class AttemptStream(CustomStreamWrapper):
+class AttemptStream:
     """The stream of one attempt, as a Router reads it. The attempt learns from what passes, and ends when it does.
 
     Opening it reads up to the first chunk that says something: a provider that fails before has failed to answer, which
     the Router can retry.
     """
 
-    def __init__(self, stream: CustomStreamWrapper, handle: Handle, clock: Clock) -> None:
-        compat.resemble(self, stream, stream)
+    model: str
+
+    def begin(self, stream: Any, handle: Handle, clock: Clock) -> Self:
+        """Put it around *stream*."""
         self._inner, self._handle, self._clock = stream, handle, clock
         self._reading = Reading(handle.attempt, stream)
         self._held: deque[Any] = deque()
         self._handed: float | None = None
+        return self
 
     def open(self) -> Self:
         """Read up to the first chunk that says something. Raises the provider's error."""
@@ -148,36 +154,78 @@ class Opening:
         self.stream = stream
 
 
-class KitStream(CustomStreamWrapper):
-    """The stream a caller gets: what the kit hands over, in the class that LiteLLM's users know."""
+class CallerStream:
+    """The stream a caller gets: what the kit hands over."""
 
-    def __init__(self, source: Any, opened: CustomStreamWrapper, held: Sequence[Any] = ()) -> None:
-        """*held* comes before what *source* yields; *opened* is what it looks like."""
-        compat.resemble(self, opened, source)
-        self._source, self._held = source, deque(held)
+    model: str
+    chunks: list[Any]
+
+    def begin(self, request: Request, source: Any, held: Sequence[Any]) -> Self:
+        """Hand over *held*, then what *source* yields."""
+        self._request, self._source, self._held = request, source, deque(held)
+        self._shared: list[Any] | None = None
+        if not request.call.attempts:
+            self._shared, self.chunks = [], []  # of a stream that was left, a proxy bills the ``chunks``
+            compat.mark_cached(self)
+        return self
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Any:
         try:
-            return self._held.popleft() if self._held else next(self._source)
+            chunk = self._held.popleft() if self._held else next(self._source)
+        except StopIteration:
+            self._tell()
+            raise
         except LLMKitError as error:
             raise as_litellm(error, self.model) from error
+        if self._shared is not None:
+            self._shared.append(chunk)
+        return chunk
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
         try:
-            return self._held.popleft() if self._held else await anext(self._source)
+            chunk = self._held.popleft() if self._held else await anext(self._source)
+        except StopAsyncIteration:
+            self._tell()
+            raise
         except LLMKitError as error:
             raise as_litellm(error, self.model) from error
+        if self._shared is not None:
+            self._shared.append(chunk)
+        return chunk
 
     def close(self) -> None:
         """Leave: what is not shared with others is stopped."""
         self._source.close()
+        self._tell()
 
     async def aclose(self) -> None:
         """The same, awaiting."""
         await self._source.aclose()
+        self._tell()
+
+    def _tell(self) -> None:
+        chunks, self._shared = self._shared, None
+        if chunks and self._request.call.outcome == "ok":
+            followers.tell(self._request, chunks)
+
+
+_ATTEMPT_STREAMS = {base: type("AttemptStream", (AttemptStream, base), {}) for base in compat.STREAMS}
+_CALLER_STREAMS = {base: type("CallerStream", (CallerStream, base), {}) for base in compat.STREAMS}
+
+
+def attempt_stream(stream: Any, handle: Handle, clock: Clock) -> AttemptStream:
+    """An :class:`AttemptStream` around *stream*, of its class."""
+    ours: AttemptStream = compat.resembling(_ATTEMPT_STREAMS[compat.stream_class(stream)], stream, stream)
+    return ours.begin(stream, handle, clock)
+
+
+def caller_stream(request: Request, source: Any, opened: Any, held: Sequence[Any] = ()) -> CallerStream:
+    """A :class:`CallerStream` from *source* that looks like *opened*; *held* comes before."""
+    ours: CallerStream = compat.resembling(_CALLER_STREAMS[compat.stream_class(opened)], opened, source)
+    return ours.begin(request, source, held)

@@ -6,9 +6,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 from contextvars import ContextVar
+from datetime import datetime
 
 import litellm
 import pytest
+from litellm.integrations.custom_logger import CustomLogger
 from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
 from llmkit_litellm import LLMKitRouter, compat
 
@@ -45,7 +47,20 @@ def test_the_core_is_what_routes(router, monkeypatch):
     assert compat.core(selves[0]) is selves[0]
 
 
-@pytest.mark.parametrize("name", ["completion", "acompletion", "_get_routing_context"])
+OVERRIDDEN = [
+    "completion",
+    "acompletion",
+    "text_completion",
+    "atext_completion",
+    "embedding",
+    "aembedding",
+    "_generic_api_call_with_fallbacks",
+    "_aresponses_with_streaming_fallbacks",
+    "_get_routing_context",
+]
+
+
+@pytest.mark.parametrize("name", OVERRIDDEN)
 def test_a_subclass_overrides(kit, deployment, first, name):
     """What ``LLMKitRouter`` overrides is what a Router calls."""
     router = LLMKitRouter(model_list=[deployment("a", first)], kit=kit)
@@ -159,11 +174,44 @@ def test_a_stream_resembles_another(stream):
     class Ours(CustomStreamWrapper):
         pass
 
-    ours = Ours.__new__(Ours)
-    compat.resemble(ours, stream, None)
+    ours = compat.resembling(Ours, stream, None)
     for name in ("model", "custom_llm_provider", "logging_obj", "chunks", "_response_headers", "_hidden_params"):
         assert getattr(ours, name) == getattr(stream, name)
     assert ours._hidden_params is not stream._hidden_params
+
+
+@pytest.mark.parametrize("name", ["responses", "aresponses"])
+async def test_a_router_calls_the_responses_api_by_these_methods(router, name, monkeypatch):
+    """They are told LiteLLM's function, by the name it is defined with."""
+    called = []
+
+    def spy(self, *args, **kwargs):
+        called.append(kwargs["original_function"].__name__)
+
+    async def aspy(self, *args, **kwargs):
+        spy(self, *args, **kwargs)
+
+    monkeypatch.setattr(litellm.Router, "_generic_api_call_with_fallbacks", spy)
+    monkeypatch.setattr(litellm.Router, "_aresponses_with_streaming_fallbacks", aspy)
+    answer = getattr(router, name)(model="group", input="hi")
+    if answer is not None:
+        await answer
+    assert called == [name]
+
+
+def test_the_classes_of_streams(first, stream):
+    """A chat's stream and a text completion's are told apart, whatever class they were made of."""
+
+    class TheirOwn(CustomStreamWrapper):
+        """As a Router makes one for each stream."""
+
+    asked = {"model": "openai/gpt-4o-mini", "prompt": "hi", "api_base": first.url, "api_key": "k"}
+    text = litellm.text_completion(**asked, stream=True)
+    assert compat.is_stream(stream)
+    assert compat.is_stream(text)
+    assert not compat.is_stream(litellm.ModelResponse())
+    assert compat.stream_class(compat.resembling(TheirOwn, stream, None)) is CustomStreamWrapper
+    assert compat.stream_class(text) is not CustomStreamWrapper
 
 
 def test_closing_a_sync_stream(first):
@@ -215,6 +263,55 @@ def test_a_copy_of_an_answer(first):
     assert own.choices[0] is not answer.choices[0]
     assert own._hidden_params == answer._hidden_params
     assert own._hidden_params["additional_headers"] is not answer._hidden_params["additional_headers"]
+
+
+def test_a_mark(first):
+    """What LiteLLM writes on an answer from its cache, written on a copy of what it knows."""
+    answer = litellm.completion("openai/gpt-4o-mini", PROMPT, api_base=first.url, api_key="k")
+    known = compat.hidden(answer)
+    compat.mark_cached(answer)
+    assert compat.hidden(answer) == {**known, "cache_hit": True, "response_cost": 0.0}
+    assert not known.get("cache_hit")
+
+
+def test_chunks_are_assembled(stream):
+    """A stream's chunks make a whole answer."""
+    assert compat.assembled(list(stream), PROMPT).choices[0].message.content == "one two three"
+
+
+class Told(CustomLogger):
+    """A callback."""
+
+    def __init__(self):
+        super().__init__()
+        self.events = []
+
+    def log_success_event(self, kwargs, response_obj, start_time, end_time):
+        self.events.append((kwargs["litellm_call_id"], kwargs["cache_hit"], kwargs["response_cost"]))
+
+    async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
+        self.log_success_event(kwargs, response_obj, start_time, end_time)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_a_log_of_ones_own(first, mode):
+    """A logging object tells the callbacks of an answer as of one from the cache, where LiteLLM delivers such."""
+    told = Told()
+    litellm.callbacks.append(told)
+    answer = await litellm.acompletion("openai/gpt-4o-mini", PROMPT, api_base=first.url, api_key="k")
+    answer = compat.copied(answer)
+    log = compat.new_log("completion", datetime.now(), {"model": "gpt-4o-mini", "messages": PROMPT}, "mine")
+    params = {"acompletion": mode == "async", "metadata": {}}
+    log.update_environment_variables(litellm_params=params, optional_params={}, custom_llm_provider="openai")
+    if mode == "sync":
+        compat.log_in_thread(lambda: log.success_handler(answer, None, None, cache_hit=True))
+    else:
+        compat.log_later(log.dispatch_success_handlers(answer, cache_hit=True, prefer_async_handlers=True))
+    for _ in range(200):
+        if [event for event in told.events if event[0] == "mine"]:
+            break
+        await asyncio.sleep(0.01)
+    assert [event for event in told.events if event[0] == "mine"] == [("mine", True, 0.0)]
 
 
 def test_a_stream_from_the_cache():

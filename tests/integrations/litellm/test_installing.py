@@ -20,15 +20,14 @@ OK = {"request": 1, "attempt": 1, "attempt ok": 1, "request ok": 1}
 PROMPT = [{"role": "user", "content": "hi there"}]
 
 
+FUNCTIONS = ["completion", "text_completion", "embedding", "acompletion", "atext_completion", "aembedding"]
+PRIVATE = ["_get_routing_context", "_generic_api_call_with_fallbacks", "_aresponses_with_streaming_fallbacks"]
+PATCHED = {litellm: [*FUNCTIONS, "responses", "aresponses"], litellm.Router: [*FUNCTIONS, *PRIVATE]}
+
+
 def patched():
     """All that ``install`` replaces, as it is now."""
-    return [
-        litellm.completion,
-        litellm.acompletion,
-        litellm.Router.completion,
-        litellm.Router.acompletion,
-        litellm.Router._get_routing_context,
-    ]
+    return [getattr(owner, name) for owner, names in PATCHED.items() for name in names]
 
 
 @pytest.fixture
@@ -43,7 +42,8 @@ def original():
 def test_uninstall_undoes_install(kit, original):
     """Everything that was replaced is put back, the very same objects; doing it twice does no harm."""
     install(kit)
-    assert patched()[2:] != original[2:]
+    routers = len(PATCHED[litellm])
+    assert not any(ours is theirs for ours, theirs in zip(patched()[routers:], original[routers:], strict=True))
     uninstall()
     assert patched() == original
     uninstall()

@@ -1,0 +1,87 @@
+"""The success event of a caller who was answered without an attempt of his own: LiteLLM fires none for him.
+
+He shares another's answer, or a plugin had one. LiteLLM's callbacks (a proxy's spend logs and slots, a user's own) hear
+of him as of a hit of LiteLLM's cache: it cost nothing, and it is his: his key, his user, his metadata.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from llmkit_litellm import compat
+from llmkit_litellm.operations import Request
+
+log = logging.getLogger("llmkit")
+
+
+def told(request: Request, answer: Any) -> Any:
+    """The whole *answer* to *request*; where no attempt of its own brought it, it is marked, and LiteLLM is told."""
+    if not request.call.attempts:
+        compat.mark_cached(answer)
+        tell(request, answer)
+    return answer
+
+
+def tell(request: Request, answer: Any) -> None:
+    """Tell LiteLLM's callbacks, in the background, that *request* was answered by *answer*, whole or all its chunks."""
+    if not isinstance(answer[0] if isinstance(answer, list) else answer, BaseModel):
+        return  # a plugin answered with something that LiteLLM does not know
+    ended = datetime.now()
+    if request.awaits:
+        compat.log_later(_atell(request, answer, ended))
+    else:
+        compat.log_in_thread(_tell, request, answer, ended)
+
+
+def _tell(request: Request, answer: Any, ended: datetime) -> None:
+    try:
+        logged = _log_of(request)
+        logged.success_handler(_whole(request, answer), request.began, ended, cache_hit=True)
+    except Exception:
+        log.warning("LiteLLM's callbacks could not be told of a shared answer", exc_info=True)
+
+
+async def _atell(request: Request, answer: Any, ended: datetime) -> None:
+    try:
+        logged, whole = _log_of(request), _whole(request, answer)
+        await logged.dispatch_success_handlers(whole, request.began, ended, cache_hit=True, prefer_async_handlers=True)
+    except Exception:
+        log.warning("LiteLLM's callbacks could not be told of a shared answer", exc_info=True)
+
+
+def _log_of(request: Request) -> Any:
+    """The logging object of *request*: a proxy has made one, else one is made as LiteLLM itself does.
+
+    Metadata says what group answered but not which deployment: that one has counted this answer already.
+    """
+    arguments = request.arguments
+    logged = arguments.get("litellm_logging_obj")
+    if logged is None:
+        logged = compat.new_log(request.function, request.began, arguments, request.call.id)
+    metadata = {**(arguments.get("metadata") or arguments.get("litellm_metadata") or {})}
+    metadata.setdefault("model_group", request.call.model)
+    attempt = None if request.call.response is None else request.call.response.attempt
+    logged.update_environment_variables(
+        model=request.call.model if attempt is None else attempt.target.model,
+        user=arguments.get("user"),
+        optional_params={},
+        litellm_params={
+            "metadata": metadata,
+            "proxy_server_request": arguments.get("proxy_server_request"),
+            "acompletion": request.awaits,
+        },
+        custom_llm_provider="" if attempt is None else attempt.target.provider,
+    )
+    return logged
+
+
+def _whole(request: Request, answer: Any) -> Any:
+    if not isinstance(answer, list):
+        return answer
+    whole = compat.assembled(answer, request.call.messages)
+    compat.mark_cached(whole)
+    return whole
