@@ -15,8 +15,15 @@ from llmkit_plugins.errors import Refused
 
 
 def sent_by_router(kwargs: Mapping[str, Any]) -> Journey | None:
-    """The journey that *kwargs* are sent for; None: no Router of ours sends them (a Router names its deployment)."""
-    return journey_under_way() if (kwargs.get("model_info") or {}).get("id") else None
+    """The journey that *kwargs* are sent for; None: no Router of ours sends them.
+
+    A Router names its deployment; only in its sync ``text_completion`` it does not, but there it sends what it was
+    given.
+    """
+    journey = journey_under_way()
+    if journey is None or (kwargs.get("model_info") or {}).get("id"):
+        return journey
+    return journey if journey.begun is not None and kwargs.get("prompt") is journey.call.messages else None
 
 
 def send(journey: Journey, send_it: Callable[[], Any], kwargs: Mapping[str, Any]) -> Any:

@@ -268,15 +268,17 @@ def copied(answer: Any) -> Any:
 
 
 def own_hidden(answer: Any) -> dict[str, Any]:
-    """A copy of what LiteLLM knows of *answer*, for another to write into."""
-    known = hidden(answer)
-    return {**known, "additional_headers": dict(known.get("additional_headers") or {})}
+    """A copy of what LiteLLM knows of *answer*, for another to write into: always a dict, though a text completion may
+    come with a model."""
+    known = dict(hidden(answer))
+    known["additional_headers"] = dict(known.get("additional_headers") or {})
+    return known
 
 
 def mark_cached(answer: Any) -> None:
     """Let *answer*, whole or a stream, say what LiteLLM writes on what its cache answers."""
     if hasattr(answer, "_hidden_params"):
-        answer._hidden_params = {**own_hidden(answer), "cache_hit": True, "response_cost": 0.0}
+        answer._hidden_params = own_hidden(answer) | {"cache_hit": True, "response_cost": 0.0}
 
 
 def assembled(chunks: Sequence[Any], messages: Any) -> Any:
