@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from threading import Lock
 
+from llmkit_litellm.limits import limit_deployments
 from llmkit_litellm.router import ROUTERS
 from llmkit_litellm.sdk import SDK, Installed
 from llmkit_plugins.errors import ConfigError
@@ -13,7 +14,8 @@ _lock = Lock()
 
 
 def install(kit: LLMKit) -> None:
-    """Let ``litellm.completion`` and ``acompletion``, and these of every ``litellm.Router``, go through *kit*.
+    """Let ``litellm.completion``, ``text_completion``, ``embedding`` and ``responses``, sync and async, and these of
+    every ``litellm.Router``, go through *kit*.
 
     Routers that exist already are covered, but not a ``from litellm import completion`` that ran before. Installing the
     same kit again changes nothing. Raises ``ConfigError`` where another kit is installed.
@@ -23,6 +25,7 @@ def install(kit: LLMKit) -> None:
             return
         if Installed.kit is not None:
             raise ConfigError("another kit is installed", key="kit", right="call uninstall() before")
+        limit_deployments(kit)
         Installed.kit = kit
         SDK.hold()
         ROUTERS.hold()

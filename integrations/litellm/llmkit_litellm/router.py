@@ -14,6 +14,7 @@ from litellm.router import Router
 from llmkit_litellm import compat
 from llmkit_litellm.backends import RouterBackend
 from llmkit_litellm.journey import is_sending, journey_under_way
+from llmkit_litellm.limits import limit_deployments
 from llmkit_litellm.making import amake, make
 from llmkit_litellm.operations import CHAT, EMBEDDINGS, RESPONSES, TEXT, Operation, Request
 from llmkit_litellm.routing import steered
@@ -28,13 +29,15 @@ _books: weakref.WeakKeyDictionary[Any, Book] = weakref.WeakKeyDictionary()
 class LLMKitRouter(Router):
     """A ``litellm.Router`` whose calls go through *kit*; it takes everything else that a Router takes.
 
-    The deployments are the targets, each named by its id. LiteLLM keeps its cooldowns, tags, checks, retries and
-    fallbacks, and its routing strategy proposes; the plugins decide. A refusal is raised as LiteLLM's own class too.
+    The deployments are the targets, each named by its id; a kit that limits keeps to their ``rpm`` and ``tpm``. LiteLLM
+    keeps its cooldowns, tags, checks, retries and fallbacks, and its routing strategy proposes; the plugins decide. A
+    refusal is raised as LiteLLM's own class too.
     """
 
     def __init__(self, *args: Any, kit: LLMKit, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kit = kit
+        limit_deployments(kit)
         SDK.hold()
         weakref.finalize(self, SDK.release)
 

@@ -1,0 +1,82 @@
+"""What a Router's model list says of each deployment's limits: ``rpm`` and ``tpm``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llmkit_plugins.call import Attempt, Call, Target
+from llmkit_plugins.hookspecs import hookimpl
+from llmkit_plugins.kit import LLMKit
+from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiterPlugin
+
+Allowance = tuple[str, Any, Any]
+"""A deployment's name, requests a minute and tokens a minute."""
+
+
+class DeploymentLimits:
+    """Keeps to the ``rpm`` and ``tpm`` of deployments: one that has none left is passed over for one that has.
+
+    It is a rate limiter for each of them, as the kit's own one is set: who only counts there, only counts here.
+    """
+
+    name = "deployment_limits"
+
+    def __init__(self, kit: LLMKit, *, only_counts: bool) -> None:
+        self._kit = kit
+        self._on_limit = "shadow" if only_counts else "reject"
+        self._limiters: dict[Allowance, RateLimiterPlugin] = {}
+
+    @hookimpl
+    def llmkit_route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target] | None:
+        if self._on_limit == "shadow":
+            return None
+        free = [target for target in targets if self._has_some_left(call, target)]
+        return free or None
+
+    @hookimpl
+    def llmkit_pre_attempt(self, call: Call, attempt: Attempt) -> Any:
+        limiter = self._limiter(attempt.target)
+        return None if limiter is None else limiter.llmkit_pre_attempt(call, attempt)
+
+    @hookimpl
+    def llmkit_post_attempt(self, call: Call, attempt: Attempt) -> None:
+        limiter = self._limiter(attempt.target)
+        if limiter is not None:
+            limiter.llmkit_post_attempt(call, attempt)
+
+    def _has_some_left(self, call: Call, target: Target) -> bool:
+        limiter = self._limiter(target)
+        return limiter is None or limiter.limiter.outlook(call, target) is None
+
+    def _limiter(self, target: Target) -> RateLimiterPlugin | None:
+        rpm, tpm = target.metadata.get("rpm"), target.metadata.get("tpm")
+        if rpm is None and tpm is None:
+            return None
+        allowance = target.name, rpm, tpm
+        limiter = self._limiters.get(allowance)
+        if limiter is None:
+            made = RateLimiterPlugin(limits=_limits(*allowance), on_limit=self._on_limit, learn_from_providers=False)
+            made.attach(self._kit)
+            limiter = self._limiters.setdefault(allowance, made)
+        return limiter
+
+
+def _limits(name: str, rpm: Any, tpm: Any) -> list[Limit]:
+    limits = []
+    if rpm is not None:
+        limits.append(Limit(requests=f"{rpm}/min", per=("target",), name=f"rpm of {name}"))
+    if tpm is not None:
+        limits.append(Limit(tokens=f"{tpm}/min", per=("target",), name=f"tpm of {name}"))
+    return limits
+
+
+def limit_deployments(kit: LLMKit) -> None:
+    """Let *kit*, if it limits at all, keep to the limits of deployments, right after its own."""
+    plugins = kit.plugins
+    if DeploymentLimits.name in plugins:
+        return
+    for place, plugin in enumerate(plugins.values(), start=1):
+        if isinstance(plugin, RateLimiterPlugin):
+            kit.register(DeploymentLimits(kit, only_counts=plugin.config.on_limit == "shadow"), at=place)
+            return
