@@ -32,11 +32,15 @@ def send(journey: Journey, send_it: Callable[[], Any], kwargs: Mapping[str, Any]
         with _refusals(journey):
             journey.begin(journey.book.sent(kwargs))
     handle = journey.take()
-    with _followed(journey, handle):
-        answer = send_it()
+    try:
+        with sending():
+            answer = send_it()
         if compat.is_stream(answer):
             return _stream(journey, handle, answer).open()
         return _finish(handle, answer)
+    except BaseException as error:
+        _fail(journey, handle, error)
+        raise
 
 
 async def asend(journey: Journey, send_it: Callable[[], Awaitable[Any]], kwargs: Mapping[str, Any]) -> Any:
@@ -45,11 +49,15 @@ async def asend(journey: Journey, send_it: Callable[[], Awaitable[Any]], kwargs:
         with _refusals(journey):
             await journey.abegin(journey.book.sent(kwargs))
     handle = journey.take()
-    with _followed(journey, handle):
-        answer = await send_it()
+    try:
+        with sending():
+            answer = await send_it()
         if compat.is_stream(answer):
             return await _stream(journey, handle, answer).aopen()
         return _finish(handle, answer)
+    except BaseException as error:
+        _fail(journey, handle, error)
+        raise
 
 
 @contextmanager
@@ -60,16 +68,10 @@ def _refusals(journey: Journey) -> Iterator[None]:
         raise as_litellm(refusal, journey.call.model) from refusal
 
 
-@contextmanager
-def _followed(journey: Journey, handle: Handle) -> Iterator[None]:
-    try:
-        with sending():
-            yield
-    except BaseException as error:
-        handle.fail(original(error))
-        if isinstance(error, Exception):
-            journey.failure = error
-        raise
+def _fail(journey: Journey, handle: Handle, error: BaseException) -> None:
+    handle.fail(original(error))
+    if isinstance(error, Exception):
+        journey.failure = error
 
 
 def _stream(journey: Journey, handle: Handle, answer: Any) -> AttemptStream:

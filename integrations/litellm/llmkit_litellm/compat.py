@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
+from copy import deepcopy
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
@@ -40,6 +41,7 @@ __all__ = [
     "apart",
     "apick",
     "assembled",
+    "attributes",
     "close_stream",
     "closing",
     "copied",
@@ -242,8 +244,11 @@ def made_up_the_end(stream: Any) -> bool:
 
 def hidden(answer: Any) -> Mapping[str, Any]:
     """What LiteLLM knows of *answer* besides what the provider said."""
-    known: Mapping[str, Any] = getattr(answer, "_hidden_params", None) or {}
-    return known
+    if isinstance(answer, BaseModel):  # asking the model for it takes 1 µs
+        known = (answer.__pydantic_private__ or {}).get("_hidden_params")
+    else:
+        known = getattr(answer, "_hidden_params", None)
+    return known or {}
 
 
 def response_headers(answer: Any) -> dict[str, str]:
@@ -256,14 +261,45 @@ def response_headers(answer: Any) -> dict[str, str]:
     }
 
 
+def attributes(answer: Any) -> Mapping[str, Any]:
+    """The attributes of *answer*, a model of pydantic's, which takes 5 µs to say that it has not got one."""
+    if not isinstance(answer, BaseModel):
+        return getattr(answer, "__dict__", {})
+    extra = answer.__pydantic_extra__
+    return {**answer.__dict__, **extra} if extra else answer.__dict__
+
+
 def copied(answer: Any) -> Any:
     """An answer or chunk of one's own: LiteLLM and its proxy write into them."""
     if not isinstance(answer, BaseModel):
         return answer
-    own: Any = answer.model_copy(deep=True)
-    known = hidden(answer)
-    if known:
+    own: Any = _copied(answer)
+    if hidden(answer):
         own._hidden_params = own_hidden(answer)
+    return own
+
+
+_ATOMS = frozenset({str, int, float, bool, type(None)})
+_put = object.__setattr__
+
+
+def _copied(value: Any) -> Any:
+    """A deep copy as pydantic makes it, but a chunk takes 5 µs instead of 16: most of what sharing it costs."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is dict:
+        return {name: inner if type(inner) in _ATOMS else _copied(inner) for name, inner in value.items()}
+    if kind is list:
+        return [inner if type(inner) in _ATOMS else _copied(inner) for inner in value]
+    if not isinstance(value, BaseModel):
+        return deepcopy(value)
+    own: Any = object.__new__(kind)
+    private = value.__pydantic_private__
+    _put(own, "__dict__", _copied(value.__dict__))
+    _put(own, "__pydantic_extra__", _copied(value.__pydantic_extra__))
+    _put(own, "__pydantic_fields_set__", set(value.__pydantic_fields_set__))
+    _put(own, "__pydantic_private__", None if private is None else dict(private))
     return own
 
 

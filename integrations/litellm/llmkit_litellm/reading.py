@@ -73,20 +73,23 @@ class Reading:
 
 
 def _learn_words(attempt: Attempt, answer: Any) -> None:
+    said = compat.attributes(answer)
+    if (whole := said.get("response")) is not None:  # the last event of the responses API
+        said = compat.attributes(whole)
+    choices = said.get("choices") or ()
+    ends = [reason for choice in choices if (reason := getattr(choice, "finish_reason", None)) is not None]
+    if ends:
+        attempt.finish_reason = ends[-1]
+    elif (status := said.get("status")) in _ENDS:
+        attempt.finish_reason = getattr(said.get("incomplete_details"), "reason", None) or _ENDS[status]
+    if attempt.model is not None and choices and not ends:
+        return  # a chunk in the middle: nothing but words
     hidden = compat.hidden(answer)
-    answer = getattr(answer, "response", None) or answer  # the last event of the responses API holds the whole answer
     if attempt.model is None:
-        attempt.model = hidden.get("provider_response_model") or getattr(answer, "model", None)
-    usage = usage_of(getattr(answer, "usage", None) or hidden.get("usage"))
+        attempt.model = hidden.get("provider_response_model") or said.get("model")
+    usage = usage_of(said.get("usage") or hidden.get("usage"))
     if usage is not None:
         attempt.usage = usage
-    for choice in getattr(answer, "choices", None) or ():
-        reason = getattr(choice, "finish_reason", None)
-        if reason is not None:
-            attempt.finish_reason = reason
-    if (status := getattr(answer, "status", None)) in _ENDS:
-        details = getattr(answer, "incomplete_details", None)
-        attempt.finish_reason = getattr(details, "reason", None) or _ENDS[status]
 
 
 def _free(attempt: Attempt) -> None:

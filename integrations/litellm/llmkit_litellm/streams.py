@@ -73,8 +73,8 @@ class AttemptStream:
     def __next__(self) -> Any:
         if self._held:
             return self._hand(self._held.popleft())
-        self._resume()
         try:
+            self._resume()
             return self._hand(self._pull())
         except StopIteration:
             self._handle.finish()
