@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from llmkit_litellm import compat
+from llmkit_litellm.attempts import tracing
 from llmkit_litellm.journey import Journey, Reader, sending, travelling
 from llmkit_litellm.reading import Reading, learn, says
 from llmkit_litellm.streams import Opening
@@ -39,17 +40,17 @@ class SDKBackend(LiteLLMBackend):
 
     def send(self, call: Call, attempt: Attempt | None) -> Any:
         with sending():
-            answer = self._send()
+            answer = tracing(self._send, attempt)()
         return _learnt(attempt, answer)
 
     async def asend(self, call: Call, attempt: Attempt | None) -> Any:
         with sending():
-            answer = await self._send()
+            answer = await tracing(self._send, attempt)()
         return _learnt(attempt, answer)
 
     def stream(self, call: Call, attempt: Attempt | None) -> Iterator[Any]:
         with sending():
-            stream = self._send()
+            stream = tracing(self._send, attempt)()
         if not compat.is_stream(stream):
             yield Opening(_learnt(attempt, stream))
             return
@@ -63,7 +64,7 @@ class SDKBackend(LiteLLMBackend):
 
     async def astream(self, call: Call, attempt: Attempt | None) -> AsyncIterator[Any]:
         with sending():
-            stream = await self._send()
+            stream = await tracing(self._send, attempt)()
         if not compat.is_stream(stream):
             yield Opening(_learnt(attempt, stream))
             return
@@ -130,11 +131,13 @@ class RouterBackend(LiteLLMBackend):
                 yield Opening(stream)
                 return
             with compat.closing(stream):
-                chunk = _next(journey, stream)  # only what has begun can be closed
+                with travelling(journey):
+                    chunk = compat.apart(next, stream, _END)  # only what has begun can be closed
                 yield Opening(stream)
                 while chunk is not _END:
                     yield chunk
-                    chunk = _next(journey, stream)
+                    with travelling(journey):  # LiteLLM may fall back while it looks for the next
+                        chunk = compat.apart(next, stream, _END)
 
     async def astream(self, call: Call, attempt: Attempt | None) -> AsyncIterator[Any]:
         async with Journey(self._kit, call, self._book) as journey:
@@ -144,19 +147,10 @@ class RouterBackend(LiteLLMBackend):
                 yield Opening(stream)
                 return
             async with compat.aclosing(stream):
-                chunk = await _anext(journey, stream)
+                with travelling(journey):
+                    chunk = await anext(stream, _END)
                 yield Opening(stream)
                 while chunk is not _END:
                     yield chunk
-                    chunk = await _anext(journey, stream)
-
-
-def _next(journey: Journey, stream: Any) -> Any:
-    """The next chunk, or the end; LiteLLM may fall back while it looks for one."""
-    with travelling(journey):
-        return compat.apart(next, stream, _END)
-
-
-async def _anext(journey: Journey, stream: Any) -> Any:
-    with travelling(journey):
-        return await anext(stream, _END)
+                    with travelling(journey):
+                        chunk = await anext(stream, _END)

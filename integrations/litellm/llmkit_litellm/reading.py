@@ -82,13 +82,11 @@ def _learn_words(attempt: Attempt, answer: Any) -> None:
         attempt.finish_reason = ends[-1]
     elif (status := said.get("status")) in _ENDS:
         attempt.finish_reason = getattr(said.get("incomplete_details"), "reason", None) or _ENDS[status]
-    if attempt.model is not None and choices and not ends:
-        return  # a chunk in the middle: nothing but words
     hidden = compat.hidden(answer)
     if attempt.model is None:
         attempt.model = hidden.get("provider_response_model") or said.get("model")
-    usage = usage_of(said.get("usage") or hidden.get("usage"))
-    if usage is not None:
+    counted = said.get("usage") or hidden.get("usage")
+    if counted is not None and (usage := usage_of(counted)) is not None:
         attempt.usage = usage
 
 

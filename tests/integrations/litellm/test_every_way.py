@@ -35,6 +35,18 @@ async def test_failover(routed, mode, ask, heard, recorder, first):
     assert [(attempt.target.name, attempt.kind) for attempt in recorder.attempts] == [("a", "server"), ("b", None)]
 
 
+async def test_headers_that_a_plugin_wants(entrance, mode, ask, kit, plugin, first):
+    """What a plugin puts among an attempt's headers (a ``traceparent``) is sent, and the caller's own win."""
+
+    def trace(call, attempt):
+        attempt.state["request_headers"] = {"traceparent": f"attempt-{attempt.number}", "x-own": "plugin"}
+
+    kit.register(plugin(pre_attempt=trace))
+    await ask(mode, entrance, headers={"x-own": "caller"})
+    headers = first.requests[0].headers
+    assert (headers["traceparent"], headers["x-own"]) == ("attempt-1", "caller")
+
+
 async def test_refused_before_the_request(entrance, mode, ask, heard, kit, plugin, first, second):
     """A spent limit is LiteLLM's own rate limit error and ours, says when to come back, and nobody is asked."""
 

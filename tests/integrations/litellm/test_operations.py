@@ -129,6 +129,14 @@ async def test_a_spent_limit(asking, function, how, heard, kit, plugin, first, s
     assert first.stats.requests == second.stats.requests == 0
 
 
+@pytest.mark.parametrize(("function", "how"), WAYS)
+async def test_headers_that_a_plugin_wants(asking, function, how, kit, plugin, first):
+    """A ``traceparent`` is sent with these too."""
+    kit.register(plugin(pre_attempt=lambda call, attempt: attempt.state.update(request_headers={"traceparent": "t"})))
+    await asking(function, how)
+    assert first.requests[0].headers["traceparent"] == "t"
+
+
 def _fault(function):
     """LiteLLM lets OpenAI's client retry embeddings by itself, but not this."""
     return Fault("auth" if function == "embedding" else "overloaded")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from importlib.util import find_spec
 
 import litellm
 import pytest
@@ -65,11 +64,11 @@ async def test_callbacks_of_the_user_hear_failures(routed, mode, ask, callback, 
     assert sorted(await callback.ends(2)) == ["failed", "ok"]
 
 
-async def test_no_retries(enter, mode, ask, first, second, heard):
+async def test_no_retries(routed, mode, ask, first, second, heard):
     """With ``num_retries=0`` there is one attempt."""
     first.fail_with(Fault("server_error"))
     with pytest.raises(litellm.InternalServerError):
-        await ask(mode, enter("router"), num_retries=0)
+        await ask(mode, routed, num_retries=0)
     assert (first.stats.requests, second.stats.requests) == (1, 0)
     assert heard() == {"request": 1, "attempt": 1, "attempt error": 1, "request error": 1}
 
@@ -108,7 +107,6 @@ async def test_mock_responses(entrance, mode, ask, heard, first, second):
     assert heard() == OK
 
 
-@pytest.mark.skipif(not find_spec("fastapi"), reason="LiteLLM's cache answers only where litellm[proxy] is installed")
 async def test_the_response_cache(entrance, mode, ask, heard, recorder, first):
     """What LiteLLM's cache answers costs neither tokens nor money."""
     litellm.cache = Cache(type="local")
