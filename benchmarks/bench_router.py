@@ -61,8 +61,8 @@ def each(work: Callable[[], Any], times: int = 2_000) -> Contender:
     return run
 
 
-def whole(router: SmartRouter) -> Contender:
-    """Route, begin and record, of calls and attempts made beforehand."""
+def whole(router: SmartRouter, *, begin: bool = True, apart: float = 0.0) -> Contender:
+    """Route, perhaps begin, and record, of calls and attempts made beforehand; the answers come *apart* seconds."""
     calls = [Call(CHAT, "model") for _ in range(500)]
     attempts = {target.name: ended(target, n) for n, target in enumerate(router.targets)}
 
@@ -70,7 +70,10 @@ def whole(router: SmartRouter) -> Contender:
         begun = CLOCK()
         for call in calls:
             attempt = attempts[router.route(call).target.name]
-            router.begin(attempt)
+            if begin:
+                router.begin(attempt)
+            if apart:
+                attempt.finished += apart  # type: ignore[operator]
             router.record(attempt, call)
         return (CLOCK() - begun) / len(calls)
 
@@ -104,12 +107,17 @@ def ours(rounds: int) -> None:
     call = Call("hi", "model")
     bare = {BARE: each(nothing, 20_000)}
     two = {n: trained(n, optimize_for="latency", power_of_two_above=0) for n in COUNTS}
-    contenders = bare | {f"{n} targets": whole(two[n]) for n in COUNTS}
-    show("route, begin and record, with power of two", measure(contenders, rounds), BARE, _all(contenders, 1.0))
+    flood = bare | {f"{n} targets": whole(two[n], begin=False) for n in COUNTS}
+    show("route and record in a flood, with power of two", measure(flood, rounds), BARE, _all(flood, 1.0))
+    begun = bare | {f"{n} targets": whole(two[n]) for n in COUNTS}
+    show("route, begin and record in a flood", measure(begun, rounds), BARE)
+    apart = bare | {f"{n} targets": whole(two[n], apart=0.02) for n in COUNTS}
+    show("route, begin and record, each answer learned from at once", measure(apart, rounds), BARE)
 
     attempt = ended(two[10].targets[0], 0)
     learning = {
         "route": each(lambda: two[10].route(call)),
+        "record": each(lambda: two[10].record(attempt, call)),
         "begin and record": each(lambda: (two[10].begin(attempt), two[10].record(attempt, call))),
     }
     show("of which", measure(bare | learning, rounds), BARE)

@@ -14,7 +14,7 @@ from llmkit_plugins.tokens import max_output_tokens, measured_prompt
 class Case:
     """A call, and the *targets* it could go to with what is known of each. What is costly is found out when asked."""
 
-    __slots__ = ("_call", "_input_tokens", "cached_at", "goals", "habit", "now", "output_tokens", "prompt", "score",
+    __slots__ = ("_input_tokens", "cached_at", "call", "goals", "habit", "now", "output_tokens", "prompt", "score",
                  "scores", "targets", "tracks")  # fmt: skip
 
     def __init__(
@@ -27,11 +27,9 @@ class Case:
         habit: Habit,
         now: float,
     ) -> None:
-        self._call, self.habit = call, habit
+        self.call, self.habit = call, habit
         self.goals, self.score, self.targets, self.tracks, self.now = goals, score, targets, tracks, now
-        self.output_tokens = habit.output_tokens
-        if call.params and (bound := max_output_tokens(call.params)) is not None and bound < self.output_tokens:
-            self.output_tokens = max(bound, 0.0)
+        self.output_tokens = expected_tokens(call, habit) if call.params else habit.output_tokens
         self.prompt = 0.0
         """By how many times the usual length its prompt is longer."""
         self.cached_at: Collection[str] = ()
@@ -44,7 +42,7 @@ class Case:
     def input_tokens(self) -> float:
         """Tokens of the prompt."""
         if self._input_tokens is None:
-            self._input_tokens = measured_prompt(self._call) * self.habit.tokens_per_char
+            self._input_tokens = measured_prompt(self.call) * self.habit.tokens_per_char
         return self._input_tokens
 
     def seconds(self, place: int) -> float:
@@ -63,3 +61,9 @@ class Case:
 
 Score = Callable[[Case, Sequence[int]], list[float]]
 """How good the targets in some places are for a case: the lower the better, above 0, finite whatever was learned."""
+
+
+def expected_tokens(call: Call, habit: Habit) -> float:
+    """How long the answer to *call* will be: as usual, or as long as it may be."""
+    bound = max_output_tokens(call.params)
+    return habit.output_tokens if bound is None or bound > habit.output_tokens else max(bound, 0.0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from llmkit_plugins.call import Target
+from llmkit_plugins.call import Call, Target
 from llmkit_plugins.plugins.router.case import Case
+from llmkit_plugins.plugins.router.goals import Goals
 from llmkit_plugins.plugins.router.scoring import AWAY, VIOLATING, cost, priced, violation
 
 Why = Literal["best", "near_equal", "affinity", "probe", "two_choices", "compromise", "away"]
@@ -21,17 +22,26 @@ WHY: Mapping[Why, str] = {
     "away": "every target asked to be left alone, and it is the first to be back",
 }
 
+Asked = tuple[Callable[[Call, Goals, Sequence[Target]], Case], Call, Goals]
+"""How to make the case of a decision that was made without."""
+
 
 class Decision:
-    """Where a call goes: ``target``, then ``fallbacks``; ``why`` in a word, ``reasons`` in sentences."""
+    """Where a call goes: ``target``, then ``fallbacks``; ``why`` in a word, ``reasons`` in sentences.
 
-    __slots__ = ("_case", "_place", "predicted_seconds", "target", "why")
+    What is seldom asked for is worked out when it is.
+    """
 
-    def __init__(self, case: Case, place: int, why: Why) -> None:
-        self._case, self._place, self.why = case, place, why
-        self.target = case.targets[place]
+    __slots__ = ("_asked", "_place", "_targets", "predicted_seconds", "target", "why")
+
+    def __init__(
+        self, targets: Sequence[Target], place: int, why: Why, predicted_seconds: float, asked: Case | Asked
+    ) -> None:
+        self._targets, self._place, self._asked = targets, place, asked
+        self.target = targets[place]
         """Where it should go."""
-        self.predicted_seconds = case.seconds(place)
+        self.why = why
+        self.predicted_seconds = predicted_seconds
         """Until the answer is complete."""
 
     @property
@@ -47,10 +57,10 @@ class Decision:
     @property
     def order(self) -> tuple[Target, ...]:
         """All targets, the best first, equal ones as they were given; of those not compared, each in its turn."""
-        case, place = self._case, self._place
-        targets, scores = case.targets, case.scores
+        targets, place, asked = self._targets, self._place, self._asked
+        scores = asked.scores if isinstance(asked, Case) else None
         if scores is None:
-            return (self.target, *targets[place + 1 :], *targets[:place])
+            return (*targets[place:], *targets[:place])
         places = sorted(range(len(scores)), key=scores.__getitem__)
         places.remove(place)
         return (self.target, *[targets[other] for other in places])
@@ -65,6 +75,13 @@ class Decision:
         """Why there, and what else is worth knowing."""
         return (WHY[self.why].format(mode=self._case.goals.mode), *self._objectives(), *self._unknown_prices())
 
+    @property
+    def _case(self) -> Case:
+        if not isinstance(self._asked, Case):
+            case_of, call, goals = self._asked
+            self._asked = case_of(call, goals, self._targets)
+        return self._asked
+
     def _objectives(self) -> list[str]:
         case, place = self._case, self._place
         if not case.goals.limited:
@@ -73,10 +90,15 @@ class Decision:
         return [f"misses the objectives by {missed:.0%}" if missed else "meets the objectives"]
 
     def _unknown_prices(self) -> list[str]:
-        unpriced = [target.name for target in self._case.targets if not priced(target)]
+        unpriced = [target.name for target in self._targets if not priced(target)]
         if not self._case.goals.cost or not unpriced:
             return []
         return [f"ranked last, as their price is unknown: {', '.join(unpriced)}"]
+
+
+def decide(case: Case, place: int, why: Why) -> Decision:
+    """That the call of *case* goes to the target in that *place*."""
+    return Decision(case.targets, place, why, case.seconds(place), case)
 
 
 def why_of(score: float) -> Why:

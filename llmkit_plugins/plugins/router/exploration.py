@@ -38,20 +38,18 @@ class Exploration:
     often.
     """
 
-    __slots__ = ("_allowance", "_look_at", "_share")
+    __slots__ = ("_allowance", "_look_at", "_share", "forgets_after")
 
     def __init__(self, share: float, now: float) -> None:
         self._share, self._allowance = share, 0.0
         self._look_at = now if share else float("inf")
+        self.forgets_after = _LATEST_SECONDS if share else float("inf")
+        """After so many seconds without an attempt, what was last seen need no longer be so."""
 
     def due(self, now: float) -> bool:
         """One more call was made: whether it is time to look."""
         self._allowance += self._share
         return now >= self._look_at
-
-    def forgotten(self, idle_seconds: float) -> bool:
-        """Whether it was so long ago that what was last seen need no longer be so."""
-        return idle_seconds > _LATEST_SECONDS and self._share > 0.0
 
     def choose(self, candidates: Iterable[Candidate], now: float) -> int | None:
         """The place of the one to try now; None: none."""

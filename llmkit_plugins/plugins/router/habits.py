@@ -26,7 +26,7 @@ class Habit:
     There is no lock: threads that learn at once may lose an answer, never more.
     """
 
-    __slots__ = ("_answers", "_chars", "_tokens", "output_tokens", "output_variance", "wider")
+    __slots__ = ("_answers", "_chars", "_tokens", "gain", "output_tokens", "output_variance", "wider")
 
     def __init__(self, output_tokens: float, wider: Habit | None = None) -> None:
         self.output_tokens = output_tokens
@@ -34,6 +34,8 @@ class Habit:
         """Of the logarithm of the output tokens."""
         self.wider = wider
         """That of calls of a wider kind, which learns from the first answers to these, and from every eighth."""
+        self.gain = 0.5
+        """How much an answer counts."""
         self._answers = 0
         self._chars = _PRIOR_CHARS
         self._tokens = _PRIOR_CHARS * (_TOKENS_PER_CHAR if wider is None else wider.tokens_per_char)
@@ -49,6 +51,7 @@ class Habit:
         gain = 1.0 / (answers + 1)
         if gain < _LEAST_GAIN:
             gain = _LEAST_GAIN
+        self.gain = gain
         mean = self.output_tokens
         ratio = usage.output_tokens / mean
         if ratio > _OUTLIER:
@@ -76,13 +79,14 @@ class Habits:
 
     def __init__(self, output_tokens: float) -> None:
         self.of_all = Habit(output_tokens)
-        self._known: dict[tuple[str | None, str | None], Habit] = {}
+        self.known: dict[tuple[str | None, str | None], Habit] = {}
+        """By model and user."""
         self._lock = RLock()
         self._prompt_tokens = 0.0
 
     def of(self, call: Call) -> Habit:
         """That of calls like *call*."""
-        return self._known.get((call.model, call.user)) or self._meet(call.model, call.user)
+        return self.known.get((call.model, call.user)) or self._meet(call.model, call.user)
 
     def longer(self, input_tokens: float) -> float:
         """By how many times the usual length a prompt is longer."""
@@ -96,8 +100,8 @@ class Habits:
         return self.longer(input_tokens) if input_tokens else 0.0
 
     def _meet(self, model: str | None, user: str | None) -> Habit:
-        wider = self.of_all if user is None else self._known.get((model, None)) or self._meet(model, None)
+        wider = self.of_all if user is None else self.known.get((model, None)) or self._meet(model, None)
         with self._lock:
-            while len(self._known) >= _MOST_KEYS:
-                del self._known[next(iter(self._known))]
-            return self._known.setdefault((model, user), Habit(wider.output_tokens, wider))
+            while len(self.known) >= _MOST_KEYS:
+                del self.known[next(iter(self.known))]
+            return self.known.setdefault((model, user), Habit(wider.output_tokens, wider))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from threading import RLock
 
-from llmkit_plugins.call import Attempt, Call, Target
+from llmkit_plugins.call import Attempt, Call, Target, Usage
 from llmkit_plugins.clock import Clock
 from llmkit_plugins.plugins.router.affinity import Affinity
 from llmkit_plugins.plugins.router.config import RouterConfig
 from llmkit_plugins.plugins.router.habits import Habits
+from llmkit_plugins.plugins.router.latency import LEAST_GAIN, OUTLIER
 from llmkit_plugins.plugins.router.track import TargetStats, Track
 
 FAILURES = frozenset({"overloaded", "timeout", "connection", "server", "auth"})
@@ -26,80 +27,119 @@ class Knowledge:
     """
 
     def __init__(self, config: RouterConfig, clock: Clock) -> None:
-        self._config, self._clock = config, clock
-        self._tracks: dict[str, Track] = {}
-        self._latest: tuple[Sequence[Target], list[Track]] = ((), [])
-        self._lock = RLock()
+        self.config, self.clock = config, clock
         self.habits = Habits(config.output_tokens)
         self.affinity = None if config.affinity == "off" else Affinity(config.affinity_chars, config.cache_seconds)
         self.prompts_matter = False
         """Whether there are targets whose first chunk is notably later for long prompts."""
         self.away_until = float("-inf")
         """When the last of the targets is back that asked to be left alone."""
-
-    def tracks(self, targets: Sequence[Target]) -> list[Track]:
-        """What is known of each of *targets*. (Asked again for the same tuple, it does not look them up.)"""
-        latest, tracks = self._latest
-        if latest is not targets:
-            tracks = [self.track(target) for target in targets]
-            if isinstance(targets, tuple):
-                self._latest = (targets, tracks)
-        return tracks
-
-    def track(self, target: Target) -> Track:
-        """What is known of *target*."""
-        return self._tracks.get(target.name) or self._meet(target.name)
+        self._tracks: dict[str, Track] = {}
+        self._latest: tuple[Sequence[Target], list[Track]] = ((), [])
+        self._lock = RLock()
 
     def begin(self, attempt: Attempt) -> None:
         """*attempt* is under way."""
-        self.track(attempt.target).begin(attempt, self._clock())
+        name = attempt.target.name
+        track = self._tracks.get(name) or self._meet(name)
+        track.tried = self.clock()
+        latency, under_way = track.latency, track.under_way
+        under_way[attempt] = latency.crowd
+        count = len(under_way)
+        if not count & (count - 1) or latency.venturing:
+            latency.beside(count)
 
     def record(self, attempt: Attempt, call: Call | None = None) -> None:
-        """*attempt* has ended: learn from it; given *call*, also what calls like it take."""
-        track = self.track(attempt.target)
-        crowd = track.end(attempt)
-        if attempt.outcome == "ok":
-            self._answered(track, attempt, call, crowd)
-        elif attempt.outcome == "error":
-            self._failed(track, attempt, crowd)
+        """*attempt* has ended: learn from it; given *call*, also what calls like it take.
+
+        In a flood most answers, if they are like those before, do no more than move the means; what follows from these
+        is worked out at every thirty-second, and every hundredth of a second. (All inline: 0.4 µs instead of 1.8.)
+        """
+        name, usage, ended = attempt.target.name, attempt.usage, attempt.finished
+        track = self._tracks.get(name) or self._meet(name)
+        latency, under_way = track.latency, track.under_way
+        crowd = under_way.pop(attempt, 0)
+        count = len(under_way)
+        if not count & (count + 1) or latency.venturing:
+            latency.beside(count)
+        if attempt.outcome != "ok":
+            if attempt.outcome == "error":
+                self._failed(track, attempt, crowd)
+            return
+        if (
+            track.flood
+            and self.affinity is None
+            and crowd < len(latency.factors)
+            and usage is not None
+            and call is not None
+            and ended is not None
+            and ended < track.flood_until
+            and attempt.started is not None
+            and attempt.first_chunk is not None
+            and (habit := self.habits.known.get((call.model, call.user))) is not None
+        ):
+            first = (attempt.first_chunk - attempt.started) / latency.factors[crowd]
+            if self.prompts_matter:
+                first /= 1.0 + latency.prompt_share * self.habits.longer(usage.input_tokens)
+            tokens = usage.output_tokens
+            rest = (ended - attempt.first_chunk - attempt.paused_seconds) / (tokens - 1 or 1)
+            mean, token, usual = latency.first, latency.token, habit.output_tokens
+            if 0.0 < first < OUTLIER * mean and 0.0 < rest < OUTLIER * token and tokens < OUTLIER * usual:
+                track.flood -= 1
+                track.answers += 1
+                latency.first = mean + LEAST_GAIN * (first - mean)
+                latency.token = token + LEAST_GAIN * (rest - token)
+                habit.output_tokens = usual + habit.gain * (tokens - usual)
+                return
+        self._answered(track, attempt, call, crowd)
 
     def stats(self) -> Mapping[str, TargetStats]:
         """What is known of each target, by name."""
-        now = self._clock()
+        now = self.clock()
         return {name: track.stats(now) for name, track in list(self._tracks.items())}
 
+    def _tracks_of(self, targets: Sequence[Target]) -> list[Track]:
+        """What is known of each of *targets*. (Asked again for the same tuple, it does not look them up.)"""
+        latest, tracks = self._latest
+        if latest is not targets:
+            tracks = [self._tracks.get(target.name) or self._meet(target.name) for target in targets]
+            if isinstance(targets, tuple) and len(targets) > 2:
+                self._latest = (targets, tracks)
+        return tracks
+
     def _answered(self, track: Track, attempt: Attempt, call: Call | None, crowd: int) -> None:
-        habit, usage, prompt = self.habits.of_all if call is None else self.habits.of(call), attempt.usage, 0.0
+        habits, usage, prompt = self.habits, attempt.usage, 0.0
+        habit = habits.of_all if call is None else habits.of(call)
         usual = tokens = habit.output_tokens
         if usage is not None:
             tokens = usage.output_tokens
             if self.prompts_matter or track.latency.curious:
-                prompt = self.habits.prompted(usage.input_tokens)
+                prompt = habits.prompted(usage.input_tokens)
                 self.prompts_matter = self.prompts_matter or track.latency.prompt_share > _PROMPT_MATTERS
             if call is not None:
                 habit.learn(call, usage)
                 if self.affinity is not None:
-                    self._cached(self.affinity, track, attempt, call)
-        track.answered(attempt, crowd, tokens, usual, prompt, self._clock())
+                    self._cached(self.affinity, track, attempt, call, usage)
+        track.answered(attempt, crowd, tokens, usual, prompt, self.clock())
 
     def _failed(self, track: Track, attempt: Attempt, crowd: int) -> None:
-        now = self._clock()
+        now = self.clock()
         if attempt.kind == "rate_limit" or (attempt.kind == "overloaded" and attempt.retry_after is not None):
             track.stay_away(attempt.retry_after, now)
             self.away_until = max(self.away_until, track.away_until)
         if attempt.kind in FAILURES:
             track.failed(attempt, crowd, now)
 
-    def _cached(self, affinity: Affinity, track: Track, attempt: Attempt, call: Call) -> None:
+    def _cached(self, affinity: Affinity, track: Track, attempt: Attempt, call: Call, usage: Usage) -> None:
         """Whether the provider's cache knew the prompt, and that it does now."""
-        prefix, usage, now = affinity.prefix(call), attempt.usage, self._clock()
-        if prefix and usage is not None:
+        prefix, now = affinity.prefix(call), self.clock()
+        if prefix:
             if attempt.target.name in affinity.cached_at(prefix, now):
                 track.cached(usage)
             affinity.sent(prefix, attempt.target.name, now)
 
     def _meet(self, name: str) -> Track:
-        config, now = self._config, self._clock()
+        config, now = self.config, self.clock()
         track = Track(config.first_chunk_seconds, config.seconds_per_output_token, config.half_life_seconds, now)
         with self._lock:
             while len(self._tracks) >= _MOST_TARGETS:

@@ -7,12 +7,14 @@ from math import log
 LEAST_GAIN = 0.1
 """How much a reading counts at least, so that a change shows within twenty of them."""
 
+OUTLIER = 4.0
+"""What is beyond so many times the mean counts as that."""
+
 LONGEST_SECONDS = 1e5
 """What is longer counts as that."""
 
 _INSTANT = 1e-9
 _UNKNOWN = 1e6
-_OUTLIER = 4.0
 _TELLING = 3
 _SETTLING = 64
 _SETTLED_EVERY = 16
@@ -37,9 +39,9 @@ class Latency:
     There is no lock: threads that learn at once may lose a reading, never more.
     """
 
-    __slots__ = ("_factor", "_factors", "_gain", "_in_flight", "_learned", "_newest", "_per_second", "_readings",
-                 "_settled", "_slower", "_usual_first", "_usual_token", "curious", "first", "first_now", "prompt_share",
-                 "token", "token_now", "variance", "venturing")  # fmt: skip
+    __slots__ = ("_factor", "_gain", "_in_flight", "_learned", "_newest", "_per_second", "_readings", "_settled",
+                 "_slower", "_usual_first", "_usual_token", "crowd", "curious", "factors", "first", "first_now",
+                 "prompt_share", "token", "token_now", "variance", "venturing")  # fmt: skip
 
     def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
         self.first = self._usual_first = first
@@ -51,7 +53,9 @@ class Latency:
         """The part of ``first`` that grows with the prompt."""
         self.variance = _PRIOR_VARIANCE
         """Of the logarithm of how long answers took, compared with how long they should have."""
-        self._factors = [1.0]
+        self.crowd = 0
+        """The bit length of the number of calls in flight."""
+        self.factors = [1.0]
         """What crowding makes of ``first``, by the bit length of the number of calls in flight."""
         self.curious = True
         """Whether the next answer will be looked at more closely: the first ones, then every eighth."""
@@ -64,13 +68,18 @@ class Latency:
 
     def first_chunk(self, crowd: int, prompt: float) -> float:
         """Predicted seconds to the first chunk beside a number of calls of the bit length *crowd*."""
-        factors = self._factors
+        factors = self.factors
         return self.first * factors[min(crowd, len(factors) - 1)] * (1.0 + self.prompt_share * prompt)
 
     @property
     def known(self) -> bool:
         """Whether there were answers enough to tell."""
         return self._readings >= _TELLING
+
+    @property
+    def settled(self) -> bool:
+        """Whether there were so many that one more hardly matters."""
+        return self._readings > _SETTLING
 
     def hoped_for(self, tokens: float) -> float:
         """Seconds of an answer alone, if the target is as in the long run, or as of late, whichever is better."""
@@ -80,7 +89,8 @@ class Latency:
     def beside(self, in_flight: int) -> None:
         """From now on there are so many calls in flight. While ``venturing`` is true, each change is to be told, else
         those of the bit length."""
-        factors, crowd = self._factors, in_flight.bit_length()
+        factors = self.factors
+        self.crowd = crowd = in_flight.bit_length()
         self.venturing = crowd >= len(factors)
         self._slower = (in_flight + 1) / (1 << (len(factors) - 1)) if self.venturing else 1.0
         self._in_flight, self._factor = in_flight, factors[-1 if self.venturing else crowd] * self._slower
@@ -107,20 +117,20 @@ class Latency:
         else:
             self._newest = sent
 
-        factors, mean, token = self._factors, self.first, self.token
+        factors, mean, token = self.factors, self.first, self.token
         expected = mean * factors[crowd] if crowd < len(factors) else self._meet(crowd)
         if prompt:
             expected *= 1.0 + self.prompt_share * prompt
         ratio = first / expected
-        if ratio > _OUTLIER:
-            ratio = _OUTLIER
+        if ratio > OUTLIER:
+            ratio = OUTLIER
         elif idle > 1.0 and ratio * ratio < 1.0 - gain:
             gain = 1.0 - ratio * ratio
         self.first = mean + gain * mean * (ratio - 1.0) + _INSTANT
         if tokens > 1.0:
             reading = rest / (tokens - 1.0)
-            if reading > _OUTLIER * token:
-                reading = _OUTLIER * token
+            if reading > OUTLIER * token:
+                reading = OUTLIER * token
             self.token = token + gain * (reading - token) + _INSTANT
         self._readings = readings = self._readings + 1
         if not self.curious:
@@ -135,7 +145,7 @@ class Latency:
         square = min(log(surprise) ** 2, _LARGEST_SURPRISE)
         self.variance += LEAST_GAIN * (square - self.variance)
         if crowd:
-            self._bend(crowd, self._factors[crowd] * (1.0 + _FACTOR_GAIN * min(ratio - 1.0, 1.0)))
+            self._bend(crowd, self.factors[crowd] * (1.0 + _FACTOR_GAIN * min(ratio - 1.0, 1.0)))
         if prompt:
             self._stretch(min(ratio - 1.0, 1.0), prompt)
         if self._readings <= _SETTLING or not self._readings % _SETTLED_EVERY:
@@ -145,8 +155,8 @@ class Latency:
     def _meet(self, crowd: int) -> float:
         """The seconds to the first chunk beside more calls than there ever were."""
         self.curious = True
-        self._factors.extend(self._factors[-1:] * (crowd + 1 - len(self._factors)))
-        return self.first * self._factors[crowd]
+        self.factors.extend(self.factors[-1:] * (crowd + 1 - len(self.factors)))
+        return self.first * self.factors[crowd]
 
     def _stretch(self, wrong: float, prompt: float) -> None:
         """The first chunk of that *prompt* took longer by *wrong* times what was predicted.
@@ -158,7 +168,7 @@ class Latency:
 
     def _bend(self, crowd: int, factor: float) -> None:
         """Make *factor* that of *crowd*; what contradicts it on either side follows."""
-        factors = self._factors
+        factors = self.factors
         factors[crowd] = factor = factor if factor > 1.0 else 1.0
         above, below = crowd + 1, crowd - 1
         while above < len(factors) and factors[above] < factor:

@@ -13,6 +13,8 @@ _MOST_DOUBLINGS = 6
 _LONGEST_AWAY_SECONDS = 3600.0
 _CACHE_GAIN = 0.1
 _LEAST_OF_IT = 0.1
+_FLOOD = 31
+_FLOOD_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +37,20 @@ class TargetStats:
 class Track:
     """How long one target takes, how often it fails, what is under way there, until when it asked to be left alone.
 
-    An attempt may be told to have ended twice, late, or without having begun: ``in_flight`` is a length, not a count,
-    so that what a race spoils is right again with the next attempt.
+    An attempt may be told to have ended twice, late, or without having begun: what is in flight is a length, not a
+    count, so that what a race spoils is right again with the next attempt.
     """
 
-    __slots__ = ("_answers", "_failures", "_open", "_refusals", "_told", "away_until", "cached_share", "failing",
-                 "failures", "in_flight", "latency", "tried")  # fmt: skip
+    __slots__ = ("_failures", "_refusals", "_told", "answers", "away_until", "cached_share", "failing", "failures",
+                 "flood", "flood_until", "latency", "tried", "under_way")  # fmt: skip
 
     def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
         self.latency = Latency(first, token, half_life, now)
         self.failures = Failures(half_life, now)
-        self.in_flight = 0
+        self.under_way: dict[Attempt, int] = {}
+        """The attempts in flight, each with the bit length of the number of those it began beside."""
+        self.flood, self.flood_until = 0, now
+        """How many more answers until then need not be learned from in full."""
         self.away_until = float("-inf")
         self.tried = float("-inf")
         """When an attempt last began."""
@@ -53,33 +58,19 @@ class Track:
         """The part of a prompt that is read from the provider's cache, where the cache should know the prompt."""
         self.failing = False
         """Whether the last attempt failed."""
-        self._open: dict[Attempt, int] = {}
-        self._answers = self._failures = self._refusals = self._told = 0
+        self.answers = self._failures = self._refusals = self._told = 0
 
-    def begin(self, attempt: Attempt, now: float) -> None:
-        """*attempt* is under way."""
-        under_way = self._open
-        under_way[attempt] = self.in_flight.bit_length()
-        self.in_flight = count = len(under_way)
-        if not count & (count - 1) or self.latency.venturing:
-            self.latency.beside(count)
-        self.tried = now
-
-    def end(self, attempt: Attempt) -> int:
-        """*attempt* is over. Returns the bit length of the number of others that were under way when it began."""
-        under_way = self._open
-        crowd = under_way.pop(attempt, 0)
-        self.in_flight = count = len(under_way)
-        if not count & (count + 1) or self.latency.venturing:
-            self.latency.beside(count)
-        return crowd
+    @property
+    def in_flight(self) -> int:
+        """How many attempts are under way."""
+        return len(self.under_way)
 
     def answered(
         self, attempt: Attempt, crowd: int, tokens: float, usual_tokens: float, prompt: float, now: float
     ) -> None:
         """*attempt*, sent beside others of that *crowd*, was answered with *tokens*, where *usual_tokens* are usual;
         its prompt was longer by *prompt* times the usual."""
-        self._answers = answers = self._answers + 1
+        self.answers = answers = self.answers + 1
         self._refusals = 0
         self.failing = False
         if self.failures.suspected or not answers & 15:
@@ -93,10 +84,13 @@ class Track:
         first = self._first_part(seconds, crowd, tokens, usual_tokens, prompt) if chunk is None else chunk - started
         first = 0.0 if first < 0.0 else first if first < seconds else seconds
         self.latency.learn(first, seconds - first, tokens, crowd, started, now, prompt)
+        if self.latency.settled and not self.failures.suspected:
+            self.flood, self.flood_until = _FLOOD, ended + _FLOOD_SECONDS
 
     def failed(self, attempt: Attempt, crowd: int, now: float) -> None:
         """*attempt* failed. A timeout also says how long answers take at least; a fast failure says nothing of that."""
         self._failures += 1
+        self.flood = 0
         self.failing = True
         self.failures.failed(now)
         started, seconds = attempt.started, attempt.duration
@@ -109,6 +103,7 @@ class Track:
         """It is out of capacity, and said for how long; if it did not, a second, twice that the next time …"""
         wait = _FIRST_AWAY_SECONDS * 2.0 ** min(self._refusals, _MOST_DOUBLINGS) if seconds is None else seconds
         self._refusals += 1
+        self.flood = 0
         self.away_until = max(self.away_until, now + min(max(wait, 0.0), _LONGEST_AWAY_SECONDS))
 
     def cached(self, usage: Usage) -> None:
@@ -120,12 +115,12 @@ class Track:
     def stats(self, now: float) -> TargetStats:
         """In figures people ask for."""
         return TargetStats(
-            in_flight=len(self._open),
+            in_flight=len(self.under_way),
             first_chunk_seconds=self.latency.first,
             seconds_per_output_token=self.latency.token,
             success_rate=self.failures.success,
             usual_success_rate=1.0 - self.failures.usual_rate,
-            answers=self._answers,
+            answers=self.answers,
             failures=self._failures,
             away_seconds=max(0.0, self.away_until - now),
         )

@@ -62,8 +62,8 @@ def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     known = Habits(200.0)
     for number in range(100):
         learn(known, Call("hi", "m", user=str(number)), 10, times=1)
-    assert len(known._known) == 10
-    assert ("m", "99") in known._known
+    assert len(known.known) == 10
+    assert ("m", "99") in known.known
 
 
 @pytest.mark.parametrize(("tokens", "longer"), [(50, -0.5), (100, 0.0), (200, 1.0), (10_000, 8.0)])
