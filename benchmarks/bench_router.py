@@ -40,14 +40,18 @@ def ended(target: Target, n: int) -> Attempt:
 
 
 def trained(count: int, **settings: Any) -> SmartRouter:
-    """A router that has learned something of each target, with calls in flight."""
+    """A router that has learned from a hundred answers of each target, each beside three others; two are in flight."""
     router = SmartRouter(targets(count), **settings)
     call = Call(CHAT, "model")
-    for n in range(8 * count):
-        attempt = ended(router.targets[n % count], n)
-        router.begin(attempt)
-        if n % 4:
+    for target in router.targets:
+        others = [ended(target, 0) for _ in range(3)]
+        for attempt in others:
+            router.begin(attempt)
+        for n in range(100):
+            attempt = ended(target, n)
+            router.begin(attempt)
             router.record(attempt, call)
+        router.record(others[0], call)
     return router
 
 

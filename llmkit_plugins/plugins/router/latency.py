@@ -31,16 +31,15 @@ class Latency:
     """Running means of the seconds to the first chunk (alone, with a prompt of the usual length) and per output token.
 
     A reading counts by the Kalman gain of a level that wanders (Muth 1960): 1/n among n that come at once, more the
-    longer there was none, a tenth at least. What is beyond four times the mean counts as that; what was sent long
-    before the newest reading counts less; after a pause a target that is suddenly fast is believed. Crowding is a
+    longer there was none, a tenth at least. What is beyond four times the mean counts as that; after a pause a target that is suddenly fast is believed. Crowding is a
     factor on the first chunk for each power of two of calls in flight, learned as they occur and never falling; of more
     calls than were ever seen, twice as many take twice as long.
 
     There is no lock: threads that learn at once may lose a reading, never more.
     """
 
-    __slots__ = ("_factor", "_gain", "_in_flight", "_learned", "_newest", "_per_second", "_readings", "_settled",
-                 "_slower", "_usual_first", "_usual_token", "crowd", "curious", "factors", "first", "first_now",
+    __slots__ = ("_factor", "_gain", "_in_flight", "_learned", "_per_second", "_readings", "_settled",
+                 "_slower", "_usual_first", "_usual_token", "crowd", "curious", "densest", "factors", "first", "first_now",
                  "prompt_share", "token", "token_now", "variance", "venturing")  # fmt: skip
 
     def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
@@ -53,8 +52,8 @@ class Latency:
         """The part of ``first`` that grows with the prompt."""
         self.variance = _PRIOR_VARIANCE
         """Of the logarithm of how long answers took, compared with how long they should have."""
-        self.crowd = 0
-        """The bit length of the number of calls in flight."""
+        self.crowd = self.densest = 0
+        """The bit length of the number of calls in flight, and of the most there ever were."""
         self.factors = [1.0]
         """What crowding makes of ``first``, by the bit length of the number of calls in flight."""
         self.curious = True
@@ -64,12 +63,11 @@ class Latency:
         self._in_flight, self._factor, self._slower = 0, 1.0, 1.0
         self._gain, self._readings = _UNKNOWN, 0
         self._per_second = 1.0 / half_life
-        self._learned = self._newest = self._settled = now
+        self._learned = self._settled = now
 
     def first_chunk(self, crowd: int, prompt: float) -> float:
         """Predicted seconds to the first chunk beside a number of calls of the bit length *crowd*."""
-        factors = self.factors
-        return self.first * factors[min(crowd, len(factors) - 1)] * (1.0 + self.prompt_share * prompt)
+        return self.first * self.factors[min(crowd, self.densest)] * (1.0 + self.prompt_share * prompt)
 
     @property
     def known(self) -> bool:
@@ -78,8 +76,8 @@ class Latency:
 
     @property
     def settled(self) -> bool:
-        """Whether there were so many that one more hardly matters."""
-        return self._readings > _SETTLING
+        """Whether there were so many of late that each counts as little as it ever will."""
+        return self._gain <= LEAST_GAIN
 
     def hoped_for(self, tokens: float) -> float:
         """Seconds of an answer alone, if the target is as in the long run, or as of late, whichever is better."""
@@ -89,17 +87,16 @@ class Latency:
     def beside(self, in_flight: int) -> None:
         """From now on there are so many calls in flight. While ``venturing`` is true, each change is to be told, else
         those of the bit length."""
-        factors = self.factors
         self.crowd = crowd = in_flight.bit_length()
-        self.venturing = crowd >= len(factors)
-        self._slower = (in_flight + 1) / (1 << (len(factors) - 1)) if self.venturing else 1.0
-        self._in_flight, self._factor = in_flight, factors[-1 if self.venturing else crowd] * self._slower
+        self.venturing = crowd > self.densest
+        self._slower = (in_flight + 1) / (1 << self.densest) if self.venturing else 1.0
+        self._in_flight, self._factor = in_flight, self.factors[-1 if self.venturing else crowd] * self._slower
         self.first_now, self.token_now = self.first * self._factor, self.token * self._slower
 
     def learn(
-        self, first: float, rest: float, tokens: float, crowd: int, sent: float, now: float, prompt: float = 0.0
+        self, first: float, rest: float, tokens: float, crowd: int, now: float, prompt: float = 0.0
     ) -> None:
-        """An answer to what was *sent* beside a number of calls of the bit length *crowd* began after *first* seconds,
+        """An answer to what was sent beside a number of calls of the bit length *crowd* began after *first* seconds,
         and took *rest* more for *tokens* tokens.
 
         *prompt* is by how many times its usual length the prompt was longer: 0 is as usual, 1 is twice as long. (One
@@ -111,14 +108,9 @@ class Latency:
         if gain < LEAST_GAIN:
             gain = LEAST_GAIN
         self._gain, self._learned = gain, now
-        late = (self._newest - sent) * self._per_second
-        if late > 0.0:
-            gain /= 1.0 + late
-        else:
-            self._newest = sent
 
         factors, mean, token = self.factors, self.first, self.token
-        expected = mean * factors[crowd] if crowd < len(factors) else self._meet(crowd)
+        expected = mean * factors[crowd] if crowd <= self.densest else self._meet(crowd)
         if prompt:
             expected *= 1.0 + self.prompt_share * prompt
         ratio = first / expected
@@ -140,6 +132,12 @@ class Latency:
             self.curious = readings < _SETTLING
             self._learn_more(ratio, (first + rest + _INSTANT) / (expected + tokens * token), crowd, prompt, now)
 
+    def blend(self, answers: int, first: float, token: float) -> None:
+        """So many answers, sent and ended at about the same time, took that long on average, as if alone."""
+        gain = 1.0 - (1.0 - LEAST_GAIN) ** answers
+        self.first += gain * (min(max(first, _INSTANT), OUTLIER * self.first) - self.first)
+        self.token += gain * (min(max(token, _INSTANT), OUTLIER * self.token) - self.token)
+
     def _learn_more(self, ratio: float, surprise: float, crowd: int, prompt: float, now: float) -> None:
         """What can be learned from every eighth answer as well: all that is not the means."""
         square = min(log(surprise) ** 2, _LARGEST_SURPRISE)
@@ -155,7 +153,8 @@ class Latency:
     def _meet(self, crowd: int) -> float:
         """The seconds to the first chunk beside more calls than there ever were."""
         self.curious = True
-        self.factors.extend(self.factors[-1:] * (crowd + 1 - len(self.factors)))
+        self.factors.extend(self.factors[-1:] * (crowd - self.densest))
+        self.densest = len(self.factors) - 1
         return self.first * self.factors[crowd]
 
     def _stretch(self, wrong: float, prompt: float) -> None:

@@ -14,6 +14,8 @@ from llmkit_plugins.plugins.router.track import Track
 NEAR = 1.2
 """Up to so many times as bad as the best is about as good."""
 
+FAR = 1.0 / NEAR
+
 VIOLATING = 1e150
 """From here on a score is that of a target that does not meet the objectives."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llmkit_plugins.call import Attempt, Usage
 from llmkit_plugins.plugins.router.failures import Failures
-from llmkit_plugins.plugins.router.latency import LONGEST_SECONDS, Latency
+from llmkit_plugins.plugins.router.latency import LONGEST_SECONDS, OUTLIER, Latency
 
 _FIRST_AWAY_SECONDS = 1.0
 _MOST_DOUBLINGS = 6
@@ -41,16 +41,22 @@ class Track:
     count, so that what a race spoils is right again with the next attempt.
     """
 
-    __slots__ = ("_failures", "_refusals", "_told", "answers", "away_until", "cached_share", "failing", "failures",
-                 "flood", "flood_until", "latency", "tried", "under_way")  # fmt: skip
+    __slots__ = ("_answers", "_failures", "_refusals", "_told", "added", "away_until", "cached_share", "crowd", "failing",
+                 "failures", "firsts", "flood", "flood_until", "latency", "longest", "rests", "tokens", "tried",
+                 "under_way")  # fmt: skip
 
     def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
         self.latency = Latency(first, token, half_life, now)
         self.failures = Failures(half_life, now)
         self.under_way: dict[Attempt, int] = {}
         """The attempts in flight, each with the bit length of the number of those it began beside."""
-        self.flood, self.flood_until = 0, now
-        """How many more answers until then need not be learned from in full."""
+        self.crowd = 1
+        """One more than there are."""
+        self.flood, self.flood_until, self.longest = 0, now, 0.0
+        """How many answers may only be added up until that time, if they took no longer than that."""
+        self.added, self.tokens = 0, 0
+        self.firsts = self.rests = 0.0
+        """What was added up: answers, their tokens, seconds to their first chunks (as if alone), and from there on."""
         self.away_until = float("-inf")
         self.tried = float("-inf")
         """When an attempt last began."""
@@ -58,7 +64,7 @@ class Track:
         """The part of a prompt that is read from the provider's cache, where the cache should know the prompt."""
         self.failing = False
         """Whether the last attempt failed."""
-        self.answers = self._failures = self._refusals = self._told = 0
+        self._answers = self._failures = self._refusals = self._told = 0
 
     @property
     def in_flight(self) -> int:
@@ -70,7 +76,8 @@ class Track:
     ) -> None:
         """*attempt*, sent beside others of that *crowd*, was answered with *tokens*, where *usual_tokens* are usual;
         its prompt was longer by *prompt* times the usual."""
-        self.answers = answers = self.answers + 1
+        self._catch_up()
+        self._answers = answers = self._answers + 1
         self._refusals = 0
         self.failing = False
         if self.failures.suspected or not answers & 15:
@@ -83,27 +90,28 @@ class Track:
         seconds = 0.0 if seconds < 0.0 else seconds if seconds < LONGEST_SECONDS else LONGEST_SECONDS
         first = self._first_part(seconds, crowd, tokens, usual_tokens, prompt) if chunk is None else chunk - started
         first = 0.0 if first < 0.0 else first if first < seconds else seconds
-        self.latency.learn(first, seconds - first, tokens, crowd, started, now, prompt)
+        self.latency.learn(first, seconds - first, tokens, crowd, now, prompt)
         if self.latency.settled and not self.failures.suspected:
             self.flood, self.flood_until = _FLOOD, ended + _FLOOD_SECONDS
+            self.longest = OUTLIER * (self.latency.first_now + usual_tokens * self.latency.token_now)
 
     def failed(self, attempt: Attempt, crowd: int, now: float) -> None:
         """*attempt* failed. A timeout also says how long answers take at least; a fast failure says nothing of that."""
         self._failures += 1
-        self.flood = 0
+        self._catch_up()
         self.failing = True
         self.failures.failed(now)
         started, seconds = attempt.started, attempt.duration
         if attempt.kind != "timeout" or started is None or seconds is None or attempt.first_chunk is not None:
             return
         if seconds > self.latency.first_chunk(crowd, 0.0):
-            self.latency.learn(min(seconds, LONGEST_SECONDS), 0.0, 0.0, crowd, started, now)
+            self.latency.learn(min(seconds, LONGEST_SECONDS), 0.0, 0.0, crowd, now)
 
     def stay_away(self, seconds: float | None, now: float) -> None:
         """It is out of capacity, and said for how long; if it did not, a second, twice that the next time …"""
         wait = _FIRST_AWAY_SECONDS * 2.0 ** min(self._refusals, _MOST_DOUBLINGS) if seconds is None else seconds
         self._refusals += 1
-        self.flood = 0
+        self._catch_up()
         self.away_until = max(self.away_until, now + min(max(wait, 0.0), _LONGEST_AWAY_SECONDS))
 
     def cached(self, usage: Usage) -> None:
@@ -114,16 +122,25 @@ class Track:
 
     def stats(self, now: float) -> TargetStats:
         """In figures people ask for."""
+        self._catch_up()
         return TargetStats(
             in_flight=len(self.under_way),
             first_chunk_seconds=self.latency.first,
             seconds_per_output_token=self.latency.token,
             success_rate=self.failures.success,
             usual_success_rate=1.0 - self.failures.usual_rate,
-            answers=self.answers,
+            answers=self._answers,
             failures=self._failures,
             away_seconds=max(0.0, self.away_until - now),
         )
+
+    def _catch_up(self) -> None:
+        """Learn from what was added up; the next answer is learned from in full."""
+        self.flood, added = 0, self.added
+        if added:
+            self.latency.blend(added, self.firsts / added, self.rests / max(self.tokens - added, 1))
+            self._answers += added
+            self.added, self.tokens, self.firsts, self.rests = 0, 0, 0.0, 0.0
 
     def _first_part(self, seconds: float, crowd: int, tokens: float, usual_tokens: float, prompt: float) -> float:
         """The part of a whole answer's *seconds* until its first token.
