@@ -14,7 +14,7 @@ from llmkit_plugins.tokens import max_output_tokens, measured_prompt
 class Case:
     """A call, and the *targets* it could go to with what is known of each. What is costly is found out when asked."""
 
-    __slots__ = ("_input_tokens", "cached_at", "call", "goals", "habit", "now", "output_tokens", "prompt", "score",
+    __slots__ = ("_input_tokens", "cached_at", "call", "even", "goals", "habit", "now", "output_tokens", "prompt", "score",
                  "scores", "targets", "tracks")  # fmt: skip
 
     def __init__(
@@ -24,10 +24,11 @@ class Case:
         score: Score,
         targets: Sequence[Target],
         tracks: Sequence[Track],
+        even: bool,
         habit: Habit,
         now: float,
     ) -> None:
-        self.call, self.habit = call, habit
+        self.call, self.habit, self.even = call, habit, even
         self.goals, self.score, self.targets, self.tracks, self.now = goals, score, targets, tracks, now
         self.output_tokens = expected_tokens(call, habit) if call.params else habit.output_tokens
         self.prompt = 0.0
@@ -55,12 +56,12 @@ class Case:
 
     def compare(self) -> list[float]:
         """The scores of all targets, in their order."""
-        self.scores = scores = self.score(self, range(len(self.tracks)))
+        self.scores = scores = self.score(self)
         return scores
 
 
-Score = Callable[[Case, Sequence[int]], list[float]]
-"""How good the targets in some places are for a case: the lower the better, above 0, finite whatever was learned."""
+Score = Callable[[Case], list[float]]
+"""How good each target of a case is for it: the lower the better, above 0, finite whatever was learned."""
 
 
 def expected_tokens(call: Call, habit: Habit) -> float:

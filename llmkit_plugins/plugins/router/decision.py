@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
 
 from llmkit_plugins.call import Call, Target
 from llmkit_plugins.plugins.router.case import Case
-from llmkit_plugins.plugins.router.goals import Goals
 from llmkit_plugins.plugins.router.scoring import AWAY, VIOLATING, cost, priced, violation
 
 Why = Literal["best", "near_equal", "affinity", "probe", "two_choices", "compromise", "away"]
@@ -22,27 +21,33 @@ WHY: Mapping[Why, str] = {
     "away": "every target asked to be left alone, and it is the first to be back",
 }
 
-Asked = tuple[Callable[[Call, Goals, Sequence[Target]], Case], Call, Goals]
-"""How to make the case of a decision that was made without."""
+
+class Judge(Protocol):
+    """Whoever decided."""
+
+    def case(self, call: Call, targets: Sequence[Target]) -> Case:
+        """All there is to be known of a *call* that can go to *targets*."""
 
 
 class Decision:
     """Where a call goes: ``target``, then ``fallbacks``; ``why`` in a word, ``reasons`` in sentences.
 
-    What is seldom asked for is worked out when it is.
+    What is seldom asked for is worked out when it is, where the case was not needed to decide. (There is no
+    ``__init__``: it takes 0.1 µs of the 0.6 that a decision may.)
     """
 
-    __slots__ = ("_asked", "_place", "_targets", "predicted_seconds", "target", "why")
+    __slots__ = ("_call", "_case", "_judge", "_place", "_targets", "predicted_seconds", "target", "why")
 
-    def __init__(
-        self, targets: Sequence[Target], place: int, why: Why, predicted_seconds: float, asked: Case | Asked
-    ) -> None:
-        self._targets, self._place, self._asked = targets, place, asked
-        self.target = targets[place]
-        """Where it should go."""
-        self.why = why
-        self.predicted_seconds = predicted_seconds
-        """Until the answer is complete."""
+    target: Target
+    """Where it should go."""
+    why: Why
+    predicted_seconds: float
+    """Until the answer is complete."""
+    _targets: Sequence[Target]
+    _place: int
+    _call: Call
+    _judge: Judge
+    _case: Case | None
 
     @property
     def predicted_latency_ms(self) -> float:
@@ -52,15 +57,15 @@ class Decision:
     @property
     def predicted_cost(self) -> float | None:
         """USD; None where a price is unknown."""
-        return cost(self._case, self._place)
+        return cost(self._known, self._place)
 
     @property
     def order(self) -> tuple[Target, ...]:
         """All targets, the best first, equal ones as they were given; of those not compared, each in its turn."""
-        targets, place, asked = self._targets, self._place, self._asked
-        scores = asked.scores if isinstance(asked, Case) else None
-        if scores is None:
+        targets, place = self._targets, self._place
+        if self._case is None or self._case.scores is None:
             return (*targets[place:], *targets[:place])
+        scores = self._case.scores
         places = sorted(range(len(scores)), key=scores.__getitem__)
         places.remove(place)
         return (self.target, *[targets[other] for other in places])
@@ -73,17 +78,16 @@ class Decision:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why there, and what else is worth knowing."""
-        return (WHY[self.why].format(mode=self._case.goals.mode), *self._objectives(), *self._unknown_prices())
+        return (WHY[self.why].format(mode=self._known.goals.mode), *self._objectives(), *self._unknown_prices())
 
     @property
-    def _case(self) -> Case:
-        if not isinstance(self._asked, Case):
-            case_of, call, goals = self._asked
-            self._asked = case_of(call, goals, self._targets)
-        return self._asked
+    def _known(self) -> Case:
+        if self._case is None:
+            self._case = self._judge.case(self._call, self._targets)
+        return self._case
 
     def _objectives(self) -> list[str]:
-        case, place = self._case, self._place
+        case, place = self._known, self._place
         if not case.goals.limited:
             return []
         missed = violation(case, place)
@@ -91,14 +95,17 @@ class Decision:
 
     def _unknown_prices(self) -> list[str]:
         unpriced = [target.name for target in self._targets if not priced(target)]
-        if not self._case.goals.cost or not unpriced:
+        if not self._known.goals.cost or not unpriced:
             return []
         return [f"ranked last, as their price is unknown: {', '.join(unpriced)}"]
 
 
 def decide(case: Case, place: int, why: Why) -> Decision:
     """That the call of *case* goes to the target in that *place*."""
-    return Decision(case.targets, place, why, case.seconds(place), case)
+    decision = Decision.__new__(Decision)
+    decision.target, decision.why, decision.predicted_seconds = case.targets[place], why, case.seconds(place)
+    decision._targets, decision._place, decision._call, decision._case = case.targets, place, case.call, case
+    return decision
 
 
 def why_of(score: float) -> Why:

@@ -17,6 +17,7 @@ FAILURES = frozenset({"overloaded", "timeout", "connection", "server", "auth"})
 
 _MOST_TARGETS = 10_000
 _PROMPT_MATTERS = 0.1
+_PAIR = 2
 
 
 class Knowledge:
@@ -36,7 +37,7 @@ class Knowledge:
         self.tried = float("-inf")
         """When an attempt last began."""
         self._tracks: dict[str, Track] = {}
-        self._latest: tuple[Sequence[Target], list[Track]] = ((), [])
+        self._latest: tuple[Sequence[Target], list[Track], bool] = ((), [], True)
         self._lock = RLock()
 
     def begin(self, attempt: Attempt) -> None:
@@ -46,8 +47,7 @@ class Knowledge:
         self.tried = track.tried = self.clock()
         latency, under_way = track.latency, track.under_way
         under_way[attempt] = latency.crowd
-        count = len(under_way)
-        track.crowd = count + 1
+        track.in_flight = count = len(under_way)
         if not count & (count - 1) or latency.venturing:
             latency.beside(count)
 
@@ -61,8 +61,7 @@ class Knowledge:
         track = self._tracks.get(target.name) or self._meet(target.name)
         latency, under_way = track.latency, track.under_way
         crowd = under_way.pop(attempt, 0)
-        count = len(under_way)
-        track.crowd = count + 1
+        track.in_flight = count = len(under_way)
         if not count & (count + 1) or latency.venturing:
             latency.beside(count)
         if attempt.outcome != "ok":
@@ -78,7 +77,7 @@ class Knowledge:
                 track.rests += seconds - first
                 track.firsts += first / latency.factors[crowd]
                 track.tokens += usage.output_tokens
-                if not added & 7:
+                if not added & 15:
                     self.habits.of(call).learn(call, usage)
                 return
         self._answered(track, attempt, call, crowd)
@@ -88,18 +87,20 @@ class Knowledge:
         now = self.clock()
         return {name: track.stats(now) for name, track in list(self._tracks.items())}
 
-    def _tracks_of(self, targets: Sequence[Target]) -> list[Track]:
-        """What is known of each of *targets*. (Asked again for the same tuple, it does not look them up.)"""
-        latest, tracks = self._latest
+    def _tracks_of(self, targets: Sequence[Target]) -> tuple[list[Track], bool]:
+        """What is known of each of *targets*, and whether all have the same weight. (Asked again for the same tuple, it
+        does not look them up.)"""
+        latest, tracks, even = self._latest
         if latest is not targets:
             tracks = [self._tracks.get(target.name) or self._meet(target.name) for target in targets]
-            if isinstance(targets, tuple) and len(targets) > 2:
-                self._latest = (targets, tracks)
-        return tracks
+            even = len({target.weight for target in targets}) == 1
+            if isinstance(targets, tuple) and len(targets) > _PAIR:
+                self._latest = (targets, tracks, even)
+        return tracks, even
 
     def _answered(self, track: Track, attempt: Attempt, call: Call | None, crowd: int) -> None:
         habits, usage, prompt = self.habits, attempt.usage, 0.0
-        habit = habits.of_all if call is None else habits.of(call)
+        habit = habits.of_all if call is None else habits.known.get((call.model, call.user)) or habits.of(call)
         usual = tokens = habit.output_tokens
         if usage is not None:
             tokens = usage.output_tokens

@@ -93,9 +93,7 @@ class Latency:
         self._in_flight, self._factor = in_flight, self.factors[-1 if self.venturing else crowd] * self._slower
         self.first_now, self.token_now = self.first * self._factor, self.token * self._slower
 
-    def learn(
-        self, first: float, rest: float, tokens: float, crowd: int, now: float, prompt: float = 0.0
-    ) -> None:
+    def learn(self, first: float, rest: float, tokens: float, crowd: int, now: float, prompt: float = 0.0) -> None:
         """An answer to what was sent beside a number of calls of the bit length *crowd* began after *first* seconds,
         and took *rest* more for *tokens* tokens.
 

@@ -54,6 +54,7 @@ class SmartRouter(Knowledge):
         self._most_ranked = self.config.power_of_two_above
         self._turn = self._winner = 0
         self._usual = usual = self._aims.usual
+        self._usual_score = score_for(usual)
         self._latency_alone = usual if usual.mode == "latency" and not usual.limited else None
         self._forgets_after = self._exploration.forgets_after
 
@@ -91,8 +92,8 @@ class SmartRouter(Knowledge):
             score = min(score, hope(self._case(call, goals, (target, rival)), 0, 1))
         ratio = rivals_score / score
         if FAR < ratio < NEAR:
-            room = target.weight * rivals.crowd
-            rivals_turn = self._random() * (room + rival.weight * track.crowd) > room
+            room = target.weight * (rivals.in_flight + 1)
+            rivals_turn = self._random() * (room + rival.weight * (track.in_flight + 1)) > room
         else:
             rivals_turn = ratio < 1.0
         if rivals_turn:
@@ -101,15 +102,19 @@ class SmartRouter(Knowledge):
         why: Why = "two_choices" if score < VIOLATING else why_of(score)
         decision = new(Decision)
         decision.target, decision.why, decision.predicted_seconds = targets[one], why, seconds
-        decision._place, decision._targets, decision._asked = one, targets, (self._case, call, goals)
+        decision._targets, decision._place, decision._call = targets, one, call
+        decision._judge, decision._case = self, None
         return decision
 
     def explain(self, call: Call, targets: Sequence[Target] | None = None) -> Explanation:
         """What is thought of each target for *call*, the best first. Raises ``NoTarget`` where none will do."""
-        goals, targets = self._wanted(call, self.targets if targets is None else targets)
-        case = self._case(call, goals, targets)
+        case = self.case(call, self.targets if targets is None else targets)
         self._look_at_prompt(case)
         return explain(case)
+
+    def case(self, call: Call, targets: Sequence[Target]) -> Case:
+        """All there is to be known of *call*, if it can go to *targets*. Raises ``NoTarget`` where none will do."""
+        return self._case(call, *self._wanted(call, targets))
 
     def _wanted(self, call: Call, targets: Sequence[Target]) -> tuple[Goals, Sequence[Target]]:
         """What *call* strives for, and those of *targets* it accepts. Raises ``NoTarget``."""
@@ -124,15 +129,17 @@ class SmartRouter(Knowledge):
     def _case(self, call: Call, goals: Goals, targets: Sequence[Target]) -> Case:
         if not targets:
             raise NoTarget({})
-        score, now = score_for(goals), self.clock()
+        score, now = self._usual_score if goals is self._usual else score_for(goals), self.clock()
         if self.any_away:
             self.any_away = now < self.away_until
         if goals.limited or self.any_away:
             score = with_limits(score)
-        return Case(call, goals, score, targets, self._tracks_of(targets), self.habits.of(call), now)
+        tracks, even = self._tracks_of(targets)
+        habit = self.habits.known.get((call.model, call.user)) or self.habits.of(call)
+        return Case(call, goals, score, targets, tracks, even, habit, now)
 
     def _best(self, case: Case) -> Decision:
-        prefix = self._look_at_prompt(case)
+        prefix = self._look_at_prompt(case) if self.prompts_matter or self.affinity is not None else 0
         scores = case.compare()
         best = min(scores)
         place = scores.index(best)
@@ -174,17 +181,16 @@ class SmartRouter(Knowledge):
         if len(equals) == 1:
             return decide(case, best, "best")
         one, other = self._two_of(case, equals)
-        less_busy = case.tracks[one].in_flight * case.targets[other].weight
-        busier = less_busy > case.tracks[other].in_flight * case.targets[one].weight
+        ones = case.tracks[one].in_flight * case.targets[other].weight
+        busier = ones > case.tracks[other].in_flight * case.targets[one].weight
         return decide(case, other if busier else one, "near_equal")
 
     def _two_of(self, case: Case, places: Sequence[int]) -> tuple[int, int]:
         """Two of *places* by chance, in proportion to their weights; not always different ones."""
         random, count = self._random, len(places)
-        weights = [case.targets[place].weight for place in places]
-        if weights.count(weights[0]) == count:
+        if case.even:
             return places[int(random() * count)], places[int(random() * count)]
-        sums = list(accumulate(weights))
+        sums = list(accumulate([case.targets[place].weight for place in places]))
         one, other = bisect(sums, random() * sums[-1]), bisect(sums, random() * sums[-1])
         return places[min(one, count - 1)], places[min(other, count - 1)]
 

@@ -15,6 +15,7 @@ NEAR = 1.2
 """Up to so many times as bad as the best is about as good."""
 
 FAR = 1.0 / NEAR
+"""The same, of the better one compared with the worse."""
 
 VIOLATING = 1e150
 """From here on a score is that of a target that does not meet the objectives."""
@@ -58,12 +59,9 @@ def cost(case: Case, place: int) -> float | None:
     input_price, output_price = target.input_price, target.output_price
     if input_price is None or output_price is None:
         return None
-    usd = case.output_tokens * output_price
-    if input_price:
-        usd += case.input_tokens * input_price
-        if target.cached_price is not None and target.name in case.cached_at:
-            usd -= case.input_tokens * case.tracks[place].cached_share * (input_price - target.cached_price)
-    return usd / 1e6
+    if case.cached_at and target.cached_price is not None and target.name in case.cached_at:
+        input_price -= case.tracks[place].cached_share * (input_price - target.cached_price)
+    return (case.output_tokens * output_price + (input_price and case.input_tokens * input_price)) / 1e6
 
 
 def priced(target: Target) -> bool:
@@ -79,8 +77,8 @@ def score_for(goals: Goals) -> Score:
 def with_limits(score: Score) -> Score:
     """*score*, but objectives come first, and who asked to be left alone for now comes last."""
 
-    def limited(case: Case, places: Sequence[int]) -> list[float]:
-        return [_limited(case, place, score) for place, score in zip(places, score(case, places), strict=True)]
+    def limited(case: Case) -> list[float]:
+        return [_limited(case, place, each) for place, each in enumerate(score(case))]
 
     return limited
 
@@ -95,25 +93,23 @@ def hope(case: Case, place: int, best: int) -> float:
     return VIOLATING * (1.0 + missed) if missed else _weigh(case, place, seconds, seconds, success)
 
 
-def _by_latency(case: Case, places: Sequence[int]) -> list[float]:
+def _by_latency(case: Case) -> list[float]:
     """Errors count as slow. (The general form takes four times as long.)"""
-    tracks, tokens, prompt = case.tracks, case.output_tokens, case.prompt
-    scores = []
-    for place in places:
-        track = tracks[place]
-        latency = track.latency
-        first = latency.first_now
-        if prompt:
-            first *= 1.0 + latency.prompt_share * prompt
-        scores.append((first + tokens * latency.token_now) / track.failures.success)
-    return scores
+    tokens, prompt = case.output_tokens, case.prompt
+    if prompt:
+        return [case.seconds(place) / track.failures.success for place, track in enumerate(case.tracks)]
+    return [
+        (track.latency.first_now + tokens * track.latency.token_now) / track.failures.success for track in case.tracks
+    ]
 
 
-def _weighed(case: Case, places: Sequence[int]) -> list[float]:
+def _weighed(case: Case) -> list[float]:
     scores = []
-    for place in places:
-        track, seconds = case.tracks[place], case.seconds(place)
-        usual = seconds if case.goals.latency >= 1.0 else _TOLERATED * track.latency.hoped_for(case.output_tokens)
+    tolerant, tokens = case.goals.latency < 1.0, case.output_tokens
+    for place, track in enumerate(case.tracks):
+        usual = seconds = case.seconds(place)
+        if tolerant:
+            usual = _TOLERATED * track.latency.hoped_for(tokens)
         scores.append(_weigh(case, place, seconds, usual, track.failures.success))
     return scores
 

@@ -13,7 +13,7 @@ _MOST_DOUBLINGS = 6
 _LONGEST_AWAY_SECONDS = 3600.0
 _CACHE_GAIN = 0.1
 _LEAST_OF_IT = 0.1
-_FLOOD = 31
+_FLOOD = 63
 _FLOOD_SECONDS = 0.01
 
 
@@ -41,8 +41,8 @@ class Track:
     count, so that what a race spoils is right again with the next attempt.
     """
 
-    __slots__ = ("_answers", "_failures", "_refusals", "_told", "added", "away_until", "cached_share", "crowd", "failing",
-                 "failures", "firsts", "flood", "flood_until", "latency", "longest", "rests", "tokens", "tried",
+    __slots__ = ("_answers", "_failures", "_refusals", "_told", "added", "away_until", "cached_share", "failing",
+                 "failures", "firsts", "flood", "flood_until", "in_flight", "latency", "longest", "rests", "tokens", "tried",
                  "under_way")  # fmt: skip
 
     def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
@@ -50,8 +50,8 @@ class Track:
         self.failures = Failures(half_life, now)
         self.under_way: dict[Attempt, int] = {}
         """The attempts in flight, each with the bit length of the number of those it began beside."""
-        self.crowd = 1
-        """One more than there are."""
+        self.in_flight = 0
+        """How many there are."""
         self.flood, self.flood_until, self.longest = 0, now, 0.0
         """How many answers may only be added up until that time, if they took no longer than that."""
         self.added, self.tokens = 0, 0
@@ -66,17 +66,13 @@ class Track:
         """Whether the last attempt failed."""
         self._answers = self._failures = self._refusals = self._told = 0
 
-    @property
-    def in_flight(self) -> int:
-        """How many attempts are under way."""
-        return len(self.under_way)
-
     def answered(
         self, attempt: Attempt, crowd: int, tokens: float, usual_tokens: float, prompt: float, now: float
     ) -> None:
         """*attempt*, sent beside others of that *crowd*, was answered with *tokens*, where *usual_tokens* are usual;
         its prompt was longer by *prompt* times the usual."""
-        self._catch_up()
+        if self.added:
+            self._catch_up()
         self._answers = answers = self._answers + 1
         self._refusals = 0
         self.failing = False
@@ -136,8 +132,8 @@ class Track:
 
     def _catch_up(self) -> None:
         """Learn from what was added up; the next answer is learned from in full."""
-        self.flood, added = 0, self.added
-        if added:
+        self.flood = 0
+        if added := self.added:
             self.latency.blend(added, self.firsts / added, self.rests / max(self.tokens - added, 1))
             self._answers += added
             self.added, self.tokens, self.firsts, self.rests = 0, 0, 0.0, 0.0
