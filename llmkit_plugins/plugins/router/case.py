@@ -14,8 +14,8 @@ from llmkit_plugins.tokens import max_output_tokens, measured_prompt
 class Case:
     """A call, and the *targets* it could go to with what is known of each. What is costly is found out when asked."""
 
-    __slots__ = ("_input_tokens", "cached_at", "call", "even", "goals", "habit", "now", "output_tokens", "prompt", "score",
-                 "scores", "targets", "tracks")  # fmt: skip
+    __slots__ = ("_input_tokens", "cached_at", "call", "goals", "habit", "now", "output_tokens", "prompt",
+                 "score", "scores", "targets", "tracks", "weights")  # fmt: skip
 
     def __init__(
         self,
@@ -24,11 +24,13 @@ class Case:
         score: Score,
         targets: Sequence[Target],
         tracks: Sequence[Track],
-        even: bool,
+        weights: Sequence[float] | None,
         habit: Habit,
         now: float,
     ) -> None:
-        self.call, self.habit, self.even = call, habit, even
+        self.call, self.habit = call, habit
+        self.weights = weights
+        """Of the targets; None where all have the same."""
         self.goals, self.score, self.targets, self.tracks, self.now = goals, score, targets, tracks, now
         self.output_tokens = expected_tokens(call, habit) if call.params else habit.output_tokens
         self.prompt = 0.0

@@ -36,18 +36,18 @@ class Decision:
     ``__init__``: it takes 0.1 µs of the 0.6 that a decision may.)
     """
 
-    __slots__ = ("_call", "_case", "_judge", "_place", "_targets", "predicted_seconds", "target", "why")
+    __slots__ = ("call", "case", "judge", "place", "predicted_seconds", "target", "targets", "why")
 
     target: Target
     """Where it should go."""
     why: Why
     predicted_seconds: float
     """Until the answer is complete."""
-    _targets: Sequence[Target]
-    _place: int
-    _call: Call
-    _judge: Judge
-    _case: Case | None
+    targets: Sequence[Target]
+    place: int
+    call: Call
+    judge: Judge
+    case: Case | None
 
     @property
     def predicted_latency_ms(self) -> float:
@@ -57,15 +57,15 @@ class Decision:
     @property
     def predicted_cost(self) -> float | None:
         """USD; None where a price is unknown."""
-        return cost(self._known, self._place)
+        return cost(self._known, self.place)
 
     @property
     def order(self) -> tuple[Target, ...]:
         """All targets, the best first, equal ones as they were given; of those not compared, each in its turn."""
-        targets, place = self._targets, self._place
-        if self._case is None or self._case.scores is None:
+        targets, place = self.targets, self.place
+        if self.case is None or self.case.scores is None:
             return (*targets[place:], *targets[:place])
-        scores = self._case.scores
+        scores = self.case.scores
         places = sorted(range(len(scores)), key=scores.__getitem__)
         places.remove(place)
         return (self.target, *[targets[other] for other in places])
@@ -82,19 +82,19 @@ class Decision:
 
     @property
     def _known(self) -> Case:
-        if self._case is None:
-            self._case = self._judge.case(self._call, self._targets)
-        return self._case
+        if self.case is None:
+            self.case = self.judge.case(self.call, self.targets)
+        return self.case
 
     def _objectives(self) -> list[str]:
-        case, place = self._known, self._place
+        case, place = self._known, self.place
         if not case.goals.limited:
             return []
         missed = violation(case, place)
         return [f"misses the objectives by {missed:.0%}" if missed else "meets the objectives"]
 
     def _unknown_prices(self) -> list[str]:
-        unpriced = [target.name for target in self._targets if not priced(target)]
+        unpriced = [target.name for target in self.targets if not priced(target)]
         if not self._known.goals.cost or not unpriced:
             return []
         return [f"ranked last, as their price is unknown: {', '.join(unpriced)}"]
@@ -104,7 +104,7 @@ def decide(case: Case, place: int, why: Why) -> Decision:
     """That the call of *case* goes to the target in that *place*."""
     decision = Decision.__new__(Decision)
     decision.target, decision.why, decision.predicted_seconds = case.targets[place], why, case.seconds(place)
-    decision._targets, decision._place, decision._call, decision._case = case.targets, place, case.call, case
+    decision.targets, decision.place, decision.call, decision.case = case.targets, place, case.call, case
     return decision
 
 

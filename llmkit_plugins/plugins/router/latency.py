@@ -31,15 +31,15 @@ class Latency:
     """Running means of the seconds to the first chunk (alone, with a prompt of the usual length) and per output token.
 
     A reading counts by the Kalman gain of a level that wanders (Muth 1960): 1/n among n that come at once, more the
-    longer there was none, a tenth at least. What is beyond four times the mean counts as that; after a pause a target that is suddenly fast is believed. Crowding is a
-    factor on the first chunk for each power of two of calls in flight, learned as they occur and never falling; of more
-    calls than were ever seen, twice as many take twice as long.
+    longer there was none, a tenth at least. What is beyond four times the mean counts as that; after a pause a target
+    that is suddenly fast is believed. Crowding is a factor on the first chunk for each power of two of calls in flight,
+    learned as they occur and never falling; of more calls than were ever seen, twice as many take twice as long.
 
     There is no lock: threads that learn at once may lose a reading, never more.
     """
 
-    __slots__ = ("_factor", "_gain", "_in_flight", "_learned", "_per_second", "_readings", "_settled",
-                 "_slower", "_usual_first", "_usual_token", "crowd", "curious", "densest", "factors", "first", "first_now",
+    __slots__ = ("_factor", "_gain", "_in_flight", "_learned", "_per_second", "_readings", "_settled", "_slower",
+                 "_usual_first", "_usual_token", "crowd", "curious", "densest", "factors", "first", "first_now",
                  "prompt_share", "token", "token_now", "variance", "venturing")  # fmt: skip
 
     def __init__(self, first: float, token: float, half_life: float, now: float) -> None:

@@ -21,7 +21,7 @@ from llmkit_plugins.plugins.router.knowledge import Knowledge
 from llmkit_plugins.plugins.router.scoring import AWAY, FAR, NEAR, VIOLATING, hope, score_for, with_limits
 
 _HALF = 0.5
-new = object.__new__
+_new = object.__new__
 
 
 class SmartRouter(Knowledge):
@@ -61,8 +61,9 @@ class SmartRouter(Knowledge):
     def route(self, call: Call, targets: Sequence[Target] | None = None) -> Decision:
         """Where *call* should go. Raises ``NoTarget`` where none of the targets will do for it.
 
-        Among many, one at random against the last winner: power of two choices with memory (Mitzenmacher et al. 2002).
-        (Inline: if by latency alone, 0.6 µs instead of 2.)
+        Among many, the next in turn against the last winner: two choices with memory (Mitzenmacher et al. 2002); where
+        one is about as good as the other, by chance, weight and what is in flight. (All inline: by latency alone it
+        takes 0.55 µs, in four functions 1.7.)
         """
         if targets is None:
             targets = self.targets
@@ -100,10 +101,10 @@ class SmartRouter(Knowledge):
             one, seconds, score = other, rivals_seconds, rivals_score
         self._winner = one
         why: Why = "two_choices" if score < VIOLATING else why_of(score)
-        decision = new(Decision)
+        decision = _new(Decision)
         decision.target, decision.why, decision.predicted_seconds = targets[one], why, seconds
-        decision._targets, decision._place, decision._call = targets, one, call
-        decision._judge, decision._case = self, None
+        decision.targets, decision.place, decision.call = targets, one, call
+        decision.judge, decision.case = self, None
         return decision
 
     def explain(self, call: Call, targets: Sequence[Target] | None = None) -> Explanation:
@@ -134,9 +135,9 @@ class SmartRouter(Knowledge):
             self.any_away = now < self.away_until
         if goals.limited or self.any_away:
             score = with_limits(score)
-        tracks, even = self._tracks_of(targets)
+        tracks, weights = self._look_up(targets)
         habit = self.habits.known.get((call.model, call.user)) or self.habits.of(call)
-        return Case(call, goals, score, targets, tracks, even, habit, now)
+        return Case(call, goals, score, targets, tracks, weights, habit, now)
 
     def _best(self, case: Case) -> Decision:
         prefix = self._look_at_prompt(case) if self.prompts_matter or self.affinity is not None else 0
@@ -172,7 +173,7 @@ class SmartRouter(Knowledge):
         return Candidate(place, hope(case, place, best) / best_score, slower, track.failing, idle)
 
     def _among_equals(self, case: Case, scores: Sequence[float], best: int, prefix: int) -> Decision:
-        """The best, or of those about as good, the one whose turn it is."""
+        """The best, or of those about as good, two by chance and weight, the one that is less busy for its weight."""
         limit = scores[best] * NEAR
         equals = [place for place, score in enumerate(scores) if score <= limit]
         if prefix and self.affinity is not None:
@@ -180,19 +181,15 @@ class SmartRouter(Knowledge):
             return decide(case, self.affinity.first(prefix, places, case.targets, case.tracks), "affinity")
         if len(equals) == 1:
             return decide(case, best, "best")
-        one, other = self._two_of(case, equals)
+        random, count = self._random, len(equals)
+        if case.weights is None:
+            one, other = equals[int(random() * count)], equals[int(random() * count)]
+        else:
+            sums = list(accumulate([case.weights[place] for place in equals]))
+            one, other = (equals[min(bisect(sums, random() * sums[-1]), count - 1)] for _ in range(2))
         ones = case.tracks[one].in_flight * case.targets[other].weight
         busier = ones > case.tracks[other].in_flight * case.targets[one].weight
         return decide(case, other if busier else one, "near_equal")
-
-    def _two_of(self, case: Case, places: Sequence[int]) -> tuple[int, int]:
-        """Two of *places* by chance, in proportion to their weights; not always different ones."""
-        random, count = self._random, len(places)
-        if case.even:
-            return places[int(random() * count)], places[int(random() * count)]
-        sums = list(accumulate([case.targets[place].weight for place in places]))
-        one, other = bisect(sums, random() * sums[-1]), bisect(sums, random() * sums[-1])
-        return places[min(one, count - 1)], places[min(other, count - 1)]
 
 
 def _fit(case: Case, scores: Sequence[float]) -> list[int]:

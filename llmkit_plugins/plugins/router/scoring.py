@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import copysign, exp, log, sqrt
 
@@ -55,13 +54,16 @@ def predict(case: Case, place: int) -> Prediction:
 
 def cost(case: Case, place: int) -> float | None:
     """Predicted USD, with what the provider's cache should save; None where a price is unknown."""
-    target = case.targets[place]
+    return _usd(case, case.targets[place], case.tracks[place], case.input_tokens)
+
+
+def _usd(case: Case, target: Target, track: Track, input_tokens: float) -> float | None:
     input_price, output_price = target.input_price, target.output_price
     if input_price is None or output_price is None:
         return None
     if case.cached_at and target.cached_price is not None and target.name in case.cached_at:
-        input_price -= case.tracks[place].cached_share * (input_price - target.cached_price)
-    return (case.output_tokens * output_price + (input_price and case.input_tokens * input_price)) / 1e6
+        input_price -= track.cached_share * (input_price - target.cached_price)
+    return (input_tokens * input_price + case.output_tokens * output_price) / 1e6
 
 
 def priced(target: Target) -> bool:
@@ -90,7 +92,11 @@ def hope(case: Case, place: int, best: int) -> float:
     if not track.latency.known:
         seconds = min(seconds, case.seconds(best))
     missed = _missed(case, place, seconds, success) if case.goals.limited else 0.0
-    return VIOLATING * (1.0 + missed) if missed else _weigh(case, place, seconds, seconds, success)
+    return (
+        VIOLATING * (1.0 + missed)
+        if missed
+        else _weigh(case.goals, seconds, seconds, success, cost(case, place) if case.goals.cost else None)
+    )
 
 
 def _by_latency(case: Case) -> list[float]:
@@ -104,22 +110,21 @@ def _by_latency(case: Case) -> list[float]:
 
 
 def _weighed(case: Case) -> list[float]:
-    scores = []
-    tolerant, tokens = case.goals.latency < 1.0, case.output_tokens
+    goals, tokens, scores = case.goals, case.output_tokens, []
+    input_tokens = case.input_tokens if goals.cost else 0.0
     for place, track in enumerate(case.tracks):
         usual = seconds = case.seconds(place)
-        if tolerant:
+        if goals.latency < 1.0:
             usual = _TOLERATED * track.latency.hoped_for(tokens)
-        scores.append(_weigh(case, place, seconds, usual, track.failures.success))
+        usd = _usd(case, case.targets[place], track, input_tokens) if goals.cost else None
+        scores.append(_weigh(goals, seconds, usual, track.failures.success, usd))
     return scores
 
 
-def _weigh(case: Case, place: int, seconds: float, usual: float, success: float) -> float:
+def _weigh(goals: Goals, seconds: float, usual: float, success: float, usd: float | None) -> float:
     """A product of powers. Where seconds count little, being slower than *usual* does: a jam is good for nothing."""
-    goals = case.goals
     total = goals.latency * log(seconds) - goals.reliability * log(success)
     if goals.cost:
-        usd = cost(case, place)
         total += goals.cost * log((UNKNOWN_USD if usd is None else usd) + _NO_COST)
     if seconds > usual:
         total += _JAM * log(seconds / usual)

@@ -42,8 +42,8 @@ class Track:
     """
 
     __slots__ = ("_answers", "_failures", "_refusals", "_told", "added", "away_until", "cached_share", "failing",
-                 "failures", "firsts", "flood", "flood_until", "in_flight", "latency", "longest", "rests", "tokens", "tried",
-                 "under_way")  # fmt: skip
+                 "failures", "firsts", "flood", "flood_until", "in_flight", "latency", "longest", "rests", "tokens",
+                 "tried", "under_way")  # fmt: skip
 
     def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
         self.latency = Latency(first, token, half_life, now)
