@@ -15,7 +15,7 @@ from typing import Any
 from interleaved import Contender, measure, rounds_from_command_line, show
 
 from llmkit_plugins import Attempt, Call, Target, Usage
-from llmkit_plugins.plugins.router import RouterPlugin, SmartRouter
+from llmkit_plugins.plugins.router import RouterPlugin, SmartRouter, track
 
 COUNTS = (3, 10, 100, 1000)
 CLOCK = time.perf_counter
@@ -25,6 +25,7 @@ CHAT = [
     {"role": "assistant", "content": "It is the answer."},
     {"role": "user", "content": "To what?"},
 ]
+FLOOD_SECONDS = track.FLOOD_SECONDS
 BARE = "a bare call of a function"
 
 
@@ -68,37 +69,37 @@ def each(work: Callable[[], Any], times: int = 2_000) -> Contender:
     return run
 
 
-def whole(router: SmartRouter, *, begin: bool = True, apart: float = 0.0) -> Contender:
-    """Route, perhaps begin, and record, of calls and attempts made beforehand; the answers come *apart* seconds."""
-    calls = [Call(CHAT, "model") for _ in range(500)]
-    attempts = {target.name: ended(target, n) for n, target in enumerate(router.targets)}
+def whole(router: SmartRouter, *, begin: bool = True, flood: bool = True) -> Contender:
+    """Route, perhaps begin, and record, of calls and attempts made beforehand; as in a flood, or each learned from at
+    once."""
+    calls = [Call(CHAT, "model") for _ in range(100)] * 50
+    attempts = {target: ended(target, n) for n, target in enumerate(router.targets)}
 
     def run() -> float:
+        track.FLOOD_SECONDS = FLOOD_SECONDS if flood else float("-inf")
         begun = CLOCK()
         for call in calls:
-            attempt = attempts[router.route(call).target.name]
+            attempt = attempts[router.route(call).target]
             if begin:
                 router.begin(attempt)
-            if apart:
-                attempt.finished += apart  # type: ignore[operator]
             router.record(attempt, call)
         return (CLOCK() - begun) / len(calls)
 
     return run
 
 
-def hooks(count: int) -> Contender:
+def hooks(count: int, **settings: Any) -> Contender:
     """The plugin's three hooks, as a kit calls them."""
-    plugin = RouterPlugin()
-    plugin.router = trained(count)
+    plugin = RouterPlugin(**settings)
+    plugin.router = trained(count, **settings)
     offered = plugin.router.targets
-    calls = [Call(CHAT, "model") for _ in range(500)]
-    attempts = {target.name: ended(target, n) for n, target in enumerate(offered)}
+    calls = [Call(CHAT, "model") for _ in range(100)] * 20
+    attempts = {target: ended(target, n) for n, target in enumerate(offered)}
 
     def run() -> float:
         begun = CLOCK()
         for call in calls:
-            attempt = attempts[plugin.llmkit_route(call, offered)[0].name]
+            attempt = attempts[plugin.llmkit_route(call, offered)[0]]
             plugin.llmkit_pre_attempt(attempt)
             plugin.llmkit_post_attempt(call, attempt)
         return (CLOCK() - begun) / len(calls)
@@ -118,7 +119,7 @@ def ours(rounds: int) -> None:
     show("route and record in a flood, with power of two", measure(flood, rounds), BARE, _all(flood, 1.0))
     begun = bare | {f"{n} targets": whole(two[n]) for n in COUNTS}
     show("route, begin and record in a flood", measure(begun, rounds), BARE)
-    apart = bare | {f"{n} targets": whole(two[n], apart=0.02) for n in COUNTS}
+    apart = bare | {f"{n} targets": whole(two[n], flood=False) for n in COUNTS}
     show("route, begin and record, each answer learned from at once", measure(apart, rounds), BARE)
 
     attempt = ended(two[10].targets[0], 0)
@@ -127,16 +128,17 @@ def ours(rounds: int) -> None:
         "record": each(lambda: two[10].record(attempt, call)),
         "begin and record": each(lambda: (two[10].begin(attempt), two[10].record(attempt, call))),
     }
+    track.FLOOD_SECONDS = FLOOD_SECONDS
     show("of which", measure(bare | learning, rounds), BARE)
 
-    modes = ("latency", "cost", "reliability", "balanced")
-    ten = {f"by {mode}": trained(10, optimize_for=mode) for mode in modes}
+    ten = {f"by {mode}": trained(10, optimize_for=mode) for mode in ("latency", "cost", "reliability", "balanced")}
     ten["the cheapest within objectives"] = trained(10, max_latency_seconds=5.0, min_success_rate=0.9)
     ranking = bare | {name: each(lambda router=router: router.route(call)) for name, router in ten.items()}
     ranking["by latency, with the fallbacks"] = each(lambda: ten["by latency"].route(call).order)
     show("ranking 10 targets", measure(ranking, rounds), BARE, {"by latency": 3.0})
 
-    plugin = bare | {f"{n} targets": hooks(n) for n in (3, 10, 1000)}
+    modes = {"by latency": {"optimize_for": "latency"}, "balanced": {}}
+    plugin = bare | {f"{n} targets, {mode}": hooks(n, **each) for n in (3, 10, 1000) for mode, each in modes.items()}
     show("the plugin's hooks: route, pre_attempt, post_attempt", measure(plugin, rounds), BARE)
 
 

@@ -38,13 +38,11 @@ class Exploration:
     often.
     """
 
-    __slots__ = ("_allowance", "_look_at", "_share", "forgets_after")
+    __slots__ = ("_allowance", "_look_at", "_share")
 
     def __init__(self, share: float, now: float) -> None:
         self._share, self._allowance = share, 0.0
         self._look_at = now if share else float("inf")
-        self.forgets_after = _LATEST_SECONDS if share else float("inf")
-        """After so many seconds without an attempt, what was last seen need no longer be so."""
 
     def due(self, now: float) -> bool:
         """One more call was made: whether it is time to look."""

@@ -10,10 +10,13 @@ from llmkit_plugins.clock import Clock
 from llmkit_plugins.plugins.router.affinity import Affinity
 from llmkit_plugins.plugins.router.config import RouterConfig
 from llmkit_plugins.plugins.router.habits import Habits
-from llmkit_plugins.plugins.router.track import TargetStats, Track
+from llmkit_plugins.plugins.router.track import FLOOD, TargetStats, Track
 
 FAILURES = frozenset({"overloaded", "timeout", "connection", "server", "auth"})
 """The kinds of errors that the next attempt there is likely to meet too."""
+
+FORGOTTEN_SECONDS = 30.0
+"""After so long without an attempt, what was last seen of a target need no longer be so."""
 
 _MOST_TARGETS = 10_000
 _PROMPT_MATTERS = 0.1
@@ -34,8 +37,8 @@ class Knowledge:
         """Whether there are targets whose first chunk is notably later for long prompts."""
         self.any_away, self.away_until = False, float("-inf")
         """Whether there are targets that asked to be left alone, and when the last of them is back."""
-        self.tried = float("-inf")
-        """When an attempt last began."""
+        self.forgotten = float("-inf")
+        """What was not tried since then may be different now."""
         self._tracks: dict[str, Track] = {}
         self._latest: tuple[Sequence[Target], list[Track], list[float] | None] = ((), [], None)
         self._lock = RLock()
@@ -44,7 +47,8 @@ class Knowledge:
         """*attempt* is under way."""
         name = attempt.target.name
         track = self._tracks.get(name) or self._meet(name)
-        self.tried = track.tried = self.clock()
+        track.tried = now = self.clock()
+        self.forgotten = now - FORGOTTEN_SECONDS
         latency, under_way = track.latency, track.under_way
         under_way[attempt] = latency.crowd
         track.in_flight = count = len(under_way)
@@ -69,7 +73,7 @@ class Knowledge:
                 self._failed(track, attempt, crowd)
             return
         started, chunk = attempt.started, attempt.first_chunk
-        if track.added < track.flood and ended and ended < track.flood_until and chunk and started and usage and call:
+        if ended and ended < track.flood_until and chunk and started and usage:
             seconds = ended - started - attempt.paused_seconds
             if seconds < track.longest and crowd <= latency.densest:
                 first = chunk - started
@@ -78,7 +82,10 @@ class Knowledge:
                 track.firsts += first / latency.factors[crowd]
                 track.tokens += usage.output_tokens
                 if not added & 15:
-                    self.habits.of(call).learn(call, usage)
+                    if call is not None:
+                        self.habits.of(call).learn(call, usage)
+                    if added > FLOOD:
+                        track.flood_until = 0.0
                 return
         self._answered(track, attempt, call, crowd)
 
@@ -113,7 +120,7 @@ class Knowledge:
                     self._cached(self.affinity, track, attempt, call, usage)
         track.answered(attempt, crowd, tokens, usual, prompt, self.clock())
         if self.affinity is not None:
-            track.flood = 0  # which prompts are cached is to be learned from each
+            track.flood_until = 0.0  # which prompts are cached is to be learned from each
 
     def _failed(self, track: Track, attempt: Attempt, crowd: int) -> None:
         now = self.clock()

@@ -56,7 +56,6 @@ class SmartRouter(Knowledge):
         self._usual = usual = self._aims.usual
         self._usual_score = score_for(usual)
         self._latency_alone = usual if usual.mode == "latency" and not usual.limited else None
-        self._forgets_after = self._exploration.forgets_after
 
     def route(self, call: Call, targets: Sequence[Target] | None = None) -> Decision:
         """Where *call* should go. Raises ``NoTarget`` where none of the targets will do for it.
@@ -89,7 +88,7 @@ class SmartRouter(Knowledge):
             score, rivals_score = seconds / track.failures.success, rivals_seconds / rivals.failures.success
         else:
             score, rivals_score = self._case(call, goals, (target, rival)).compare()
-        if self.tried - track.tried > self._forgets_after and score < AWAY:
+        if track.tried < self.forgotten and score < AWAY and self.config.exploration:
             score = min(score, hope(self._case(call, goals, (target, rival)), 0, 1))
         ratio = rivals_score / score
         if FAR < ratio < NEAR:

@@ -8,13 +8,14 @@ from llmkit_plugins.call import Attempt, Usage
 from llmkit_plugins.plugins.router.failures import Failures
 from llmkit_plugins.plugins.router.latency import LONGEST_SECONDS, OUTLIER, Latency
 
+FLOOD_SECONDS, FLOOD = 0.01, 48
+"""Answers of a target that come within so many seconds may be learned from together, not many more than that."""
+
 _FIRST_AWAY_SECONDS = 1.0
 _MOST_DOUBLINGS = 6
 _LONGEST_AWAY_SECONDS = 3600.0
 _CACHE_GAIN = 0.1
 _LEAST_OF_IT = 0.1
-_FLOOD = 63
-_FLOOD_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Track:
     """
 
     __slots__ = ("_answers", "_failures", "_refusals", "_told", "added", "away_until", "cached_share", "failing",
-                 "failures", "firsts", "flood", "flood_until", "in_flight", "latency", "longest", "rests", "tokens",
+                 "failures", "firsts", "flood_until", "in_flight", "latency", "longest", "rests", "tokens",
                  "tried", "under_way")  # fmt: skip
 
     def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
@@ -52,8 +53,8 @@ class Track:
         """The attempts in flight, each with the bit length of the number of those it began beside."""
         self.in_flight = 0
         """How many there are."""
-        self.flood, self.flood_until, self.longest = 0, now, 0.0
-        """How many answers may only be added up until that time, if they took no longer than that."""
+        self.flood_until, self.longest = 0.0, 0.0
+        """Until when answers may only be added up, if they took no longer than that."""
         self.added, self.tokens = 0, 0
         self.firsts = self.rests = 0.0
         """What was added up: answers, their tokens, seconds to their first chunks (as if alone), and from there on."""
@@ -88,7 +89,7 @@ class Track:
         first = 0.0 if first < 0.0 else first if first < seconds else seconds
         self.latency.learn(first, seconds - first, tokens, crowd, now, prompt)
         if self.latency.settled and not self.failures.suspected:
-            self.flood, self.flood_until = _FLOOD, ended + _FLOOD_SECONDS
+            self.flood_until = ended + FLOOD_SECONDS
             self.longest = OUTLIER * (self.latency.first_now + usual_tokens * self.latency.token_now)
 
     def failed(self, attempt: Attempt, crowd: int, now: float) -> None:
@@ -132,7 +133,7 @@ class Track:
 
     def _catch_up(self) -> None:
         """Learn from what was added up; the next answer is learned from in full."""
-        self.flood = 0
+        self.flood_until = 0.0
         if added := self.added:
             self.latency.blend(added, self.firsts / added, self.rests / max(self.tokens - added, 1))
             self._answers += added
