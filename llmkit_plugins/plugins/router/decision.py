@@ -16,7 +16,7 @@ WHY: Mapping[Why, str] = {
     "near_equal": "about as good by {mode} as the best: by weight, chance and what is in flight",
     "affinity": "calls that begin like this go there, so that its cache knows the prompt",
     "probe": "not the best by {mode}, but it may have become so: it is tried",
-    "two_choices": "by {mode} the better of one at random and the last winner",
+    "two_choices": "by {mode} the better of the next in turn and the last winner",
     "compromise": "no target meets the objectives, and it misses them by least",
     "away": "every target asked to be left alone, and it is the first to be back",
 }
@@ -64,7 +64,7 @@ class Decision:
         """All targets, the best first, equal ones as they were given; of those not compared, each in its turn."""
         targets, place = self.targets, self.place
         if self.case is None or self.case.scores is None:
-            return (*targets[place:], *targets[:place])
+            return tuple(targets[place:]) + tuple(targets[:place])
         scores = self.case.scores
         places = sorted(range(len(scores)), key=scores.__getitem__)
         places.remove(place)

@@ -47,6 +47,14 @@ def test_beginnings_are_spread(lab) -> None:
     assert max(shares.values()) < 160
 
 
+def test_many_targets_have_affinity_too(lab) -> None:
+    """Where two choices would do, calls that begin alike still go to one target; short ones do not."""
+    made = equals(lab, affinity="soft", power_of_two_above=2)
+    whys = {made.router.route(call(question=str(number))).why for number in range(50)}
+    assert whys == {"affinity"}
+    assert made.router.route(call("Be short.")).why == "two_choices"
+
+
 def test_short_prompts_go_anywhere(lab) -> None:
     """What is shorter than a provider would cache is not kept together."""
     made = equals(lab, affinity="strict")

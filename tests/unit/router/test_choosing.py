@@ -271,7 +271,7 @@ def test_only_what_was_given_is_chosen(lab) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 200])
 def test_power_of_two_finds_the_best(lab, count: int) -> None:
-    """Comparing one at random with the last winner soon finds the one that is five times as fast as the others."""
+    """Comparing the next in turn with the last winner soon finds the one that is five times as fast as the others."""
     names = [f"t{number}" for number in range(count)]
     made = lab(names, optimize_for="latency", power_of_two_above=0)
     for number, name in enumerate(names):

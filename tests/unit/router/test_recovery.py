@@ -114,6 +114,17 @@ def test_a_target_nobody_knows_is_tried_soon(lab) -> None:
     assert made.part("a", 1140.0, 1200.0) > 0.6
 
 
+def test_two_choices_find_a_target_that_became_better_than_ever(lab) -> None:
+    """One that always was the slowest, and is suddenly the fastest, is found although it loses every comparison."""
+    made = lab(optimize_for="latency", exploration=0.01, power_of_two_above=0)
+    usual, better = behaviours(UNEQUAL), behaviours({**UNEQUAL, "c": 0.1})
+    made.traffic(20.0, 1200.0, usual)
+    before = made.part("c", 1100.0, 1200.0)
+    made.traffic(20.0, 1400.0, better)
+    assert before < 0.02
+    assert made.part("c", 1300.0, 1400.0) > 0.6
+
+
 def test_failovers_are_no_probes(lab) -> None:
     """A call that has just failed is not made to try whether somebody has recovered."""
     made = lab("ab", optimize_for="latency", exploration=0.5)
