@@ -49,6 +49,8 @@ class Knowledge:
         track = self._tracks.get(name) or self._meet(name)
         track.tried = now = self.clock()
         self.forgotten = now - FORGOTTEN_SECONDS
+        if now > track.lease_ends:
+            track.forget_lost(now)
         latency, under_way = track.latency, track.under_way
         under_way[attempt] = latency.crowd
         track.in_flight = count = len(under_way)

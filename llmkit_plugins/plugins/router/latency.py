@@ -84,6 +84,10 @@ class Latency:
         first = self.first if self.first < self._usual_first else self._usual_first
         return first + tokens * (self.token if self.token < self._usual_token else self._usual_token)
 
+    def usually(self, tokens: float) -> float:
+        """Seconds of an answer alone in the long run."""
+        return self._usual_first + tokens * self._usual_token
+
     def beside(self, in_flight: int) -> None:
         """From now on there are so many calls in flight. While ``venturing`` is true, each change is to be told, else
         those of the bit length."""

@@ -168,13 +168,15 @@ class SmartRouter(Knowledge):
     def _candidates(self, case: Case, scores: Sequence[float], best: int) -> list[Candidate]:
         """The targets to try now and then."""
         others = [place for place, score in enumerate(scores) if place != best and score < AWAY]
-        return [self._candidate(case, place, best, scores[best]) for place in others]
+        luck = case.tracks[best].latency.usually(case.output_tokens) / case.seconds(best)
+        lasting = scores[best] * max(luck, 1.0) ** case.goals.latency
+        return [self._candidate(case, place, best, lasting) for place in others]
 
-    def _candidate(self, case: Case, place: int, best: int, best_score: float) -> Candidate:
+    def _candidate(self, case: Case, place: int, best: int, lasting: float) -> Candidate:
         track = case.tracks[place]
         slower = case.seconds(place) / track.latency.hoped_for(case.output_tokens)
         idle = case.now - track.tried
-        return Candidate(place, hope(case, place, best) / best_score, slower, track.failing, idle)
+        return Candidate(place, hope(case, place, best) / lasting, slower, track.failing, idle)
 
     def _among_equals(self, case: Case, scores: Sequence[float], best: int, prefix: int) -> Decision:
         """The best, or of those about as good, two by chance and weight, the one that is less busy for its weight."""

@@ -11,6 +11,7 @@ from llmkit_plugins.plugins.router.latency import LONGEST_SECONDS, OUTLIER, Late
 FLOOD_SECONDS, FLOOD = 0.01, 48
 """Answers of a target that come within so many seconds may be learned from together, not many more than that."""
 
+_LEASE_SECONDS = 600.0
 _FIRST_AWAY_SECONDS = 1.0
 _MOST_DOUBLINGS = 6
 _LONGEST_AWAY_SECONDS = 3600.0
@@ -39,12 +40,13 @@ class Track:
     """How long one target takes, how often it fails, what is under way there, until when it asked to be left alone.
 
     An attempt may be told to have ended twice, late, or without having begun: what is in flight is a length, not a
-    count, so that what a race spoils is right again with the next attempt.
+    count, so that what a race spoils is right again with the next attempt. One that never ends is in flight for ten to
+    twenty minutes.
     """
 
-    __slots__ = ("_answers", "_failures", "_refusals", "_told", "added", "away_until", "cached_share", "failing",
-                 "failures", "firsts", "flood_until", "in_flight", "latency", "longest", "rests", "tokens",
-                 "tried", "under_way")  # fmt: skip
+    __slots__ = ("_answers", "_failures", "_old", "_refusals", "_told", "added", "away_until", "cached_share",
+                 "failing", "failures", "firsts", "flood_until", "in_flight", "latency", "lease_ends", "longest",
+                 "rests", "tokens", "tried", "under_way")  # fmt: skip
 
     def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
         self.latency = Latency(first, token, half_life, now)
@@ -53,6 +55,9 @@ class Track:
         """The attempts in flight, each with the bit length of the number of those it began beside."""
         self.in_flight = 0
         """How many there are."""
+        self.lease_ends = now + _LEASE_SECONDS
+        """When to look for attempts that were in flight for so long that they will never end."""
+        self._old: list[Attempt] = []
         self.flood_until, self.longest = 0.0, 0.0
         """Until when answers may only be added up, if they took no longer than that."""
         self.added, self.tokens = 0, 0
@@ -66,6 +71,13 @@ class Track:
         self.failing = False
         """Whether the last attempt failed."""
         self._answers = self._failures = self._refusals = self._told = 0
+
+    def forget_lost(self, now: float) -> None:
+        """Take attempts for lost that were in flight the last time already."""
+        for attempt in self._old:
+            self.under_way.pop(attempt, None)
+        self._old = list(self.under_way)
+        self.lease_ends = now + _LEASE_SECONDS
 
     def answered(
         self, attempt: Attempt, crowd: int, tokens: float, usual_tokens: float, prompt: float, now: float

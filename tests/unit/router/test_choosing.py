@@ -314,6 +314,17 @@ def test_in_flight_is_exact(lab) -> None:
     assert made.router.stats()["a"].in_flight == 0
 
 
+def test_what_never_ends_is_not_in_flight_for_ever(lab) -> None:
+    """Attempts whose end was never told are forgotten within twenty minutes, and a late end does no harm."""
+    made = lab("a")
+    lost = [made.begin("a") for _ in range(50)]
+    for _ in range(45):
+        made.answer("a", seconds=30.0)
+    assert made.router.stats()["a"].in_flight == 0
+    made.end(lost[0])
+    assert made.router.stats()["a"].in_flight == 0
+
+
 def test_usage_that_nobody_counted(lab) -> None:
     """Where the provider counts no tokens, answers are taken to be as long as usual, and targets can be told apart."""
     made = lab("ab", optimize_for="latency")

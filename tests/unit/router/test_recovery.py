@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -47,11 +48,14 @@ def test_a_recovered_target_gets_its_share_back_within_a_minute(lab, brown_out, 
 @pytest.mark.parametrize("mode", ["latency", "cost", "balanced"])
 @pytest.mark.parametrize("brown_out", BROWN_OUTS)
 def test_equal_targets_recover_too(lab, brown_out, mode: str) -> None:
-    """By any goal, one of three equals has its third again a minute after its brown-out."""
-    made = lab(prices=dict.fromkeys("abc", (1.0, 1.0)), optimize_for=mode, exploration=0.01)
-    made.traffic(10.0, END + 180.0, behaviours(EQUAL, **brown_out))
-    assert made.part("a", BEGIN + 60.0, END) < 0.1
-    assert made.part("a", END + 60.0, END + 180.0) > 0.2
+    """By any goal, one of three equals has about its third again a minute after its brown-out, on average."""
+    parts = []
+    for seed in range(3):
+        made = lab(prices=dict.fromkeys("abc", (1.0, 1.0)), seed=seed, optimize_for=mode, exploration=0.01)
+        made.traffic(10.0, END + 180.0, behaviours(EQUAL, **brown_out))
+        assert made.part("a", BEGIN + 60.0, END) < 0.1
+        parts.append(made.part("a", END + 60.0, END + 180.0))
+    assert fmean(parts) > 0.25
 
 
 @pytest.mark.parametrize(("kind", "factor"), [("slow", 5.0), ("slow", 20.0), ("fails", 0.0)])
@@ -116,13 +120,16 @@ def test_a_target_nobody_knows_is_tried_soon(lab) -> None:
 
 def test_two_choices_find_a_target_that_became_better_than_ever(lab) -> None:
     """One that always was the slowest, and is suddenly the fastest, is found although it loses every comparison."""
-    made = lab(optimize_for="latency", exploration=0.01, power_of_two_above=0)
-    usual, better = behaviours(UNEQUAL), behaviours({**UNEQUAL, "c": 0.1})
-    made.traffic(20.0, 1200.0, usual)
-    before = made.part("c", 1100.0, 1200.0)
-    made.traffic(20.0, 1400.0, better)
-    assert before < 0.02
-    assert made.part("c", 1300.0, 1400.0) > 0.6
+    made = lab(optimize_for="latency", exploration=0.05, power_of_two_above=0)
+    made.teach(times=60, a=0.8, b=1.1, c=1.5)
+    whys = set()
+    for _ in range(600):
+        decision = made.router.route(Call("hi", "m"))
+        whys.add(decision.why)
+        seconds = {"a": 0.8, "b": 1.1, "c": 0.2}[decision.target.name]
+        made.answer(decision.target.name, first=seconds / 2, seconds=seconds)
+    assert whys == {"two_choices", "probe"}
+    assert made.shares(100)["c"] > 80
 
 
 def test_failovers_are_no_probes(lab) -> None:
