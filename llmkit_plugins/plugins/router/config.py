@@ -21,7 +21,7 @@ class Weights(Settings):
 
     latency: float = Field(default=2.0, ge=0, le=10, description="Exponent of the predicted seconds.")
     cost: float = Field(default=1.0, ge=0, le=10, description="Exponent of the predicted USD.")
-    reliability: float = Field(default=10.0, ge=0, le=200, description="Exponent of the chance of an answer.")
+    reliability: float = Field(default=10.0, ge=0, le=400, description="Exponent of the chance of an answer.")
 
 
 class RouterConfig(Settings):

@@ -18,7 +18,7 @@ KEY = "route"
 PRESETS: Mapping[str, Weights] = {
     "latency": Weights(latency=1.0, cost=0.0, reliability=1.0),
     "cost": Weights(latency=0.0, cost=1.0, reliability=10.0),
-    "reliability": Weights(latency=0.2, cost=0.0, reliability=200.0),
+    "reliability": Weights(latency=0.2, cost=0.0, reliability=300.0),
 }
 
 
