@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from langchain_core.runnables import RunnableConfig
 
 from llmkit_plugins import RateLimited
+from llmkit_plugins.demo.act import Act, Outcome, Step
+from llmkit_plugins.demo.goals import three_goals
 from llmkit_plugins.demo.scene import GREEDY, Scene
 from llmkit_plugins.plugins.circuit_breaker import State
 from llmkit_plugins.testing.fake_provider import Fault
-
-Step = Callable[[int, int], None]
-"""Told how many of how many requests are done."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an act ended: whether as it should, and a sentence for people."""
-
-    good: bool
-    told: str
-
-
-@dataclass(frozen=True)
-class Act:
-    """One thing shown."""
-
-    title: str
-    play: Callable[[Scene, Step, int], Awaitable[Outcome]]
 
 
 async def everyday_traffic(scene: Scene, step: Step, requests: int) -> Outcome:
@@ -175,4 +156,5 @@ ACTS = (
     Act("A hundred callers with the same question", all_at_once),
     Act("A user over the limit", over_the_limit),
     Act("A provider dies and heals", a_provider_dies),
+    Act("Three goals for the router", three_goals),
 )

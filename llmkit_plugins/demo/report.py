@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from llmkit_plugins.demo.acts import Act, Outcome, Step
+from llmkit_plugins.demo.act import Act, Outcome, Step
 from llmkit_plugins.demo.scene import Scene
 
 
@@ -42,16 +42,17 @@ class Report:
         self.console.print(
             f"{mark} {outcome.told if outcome.good else f'{act.title}: {outcome.told}'}\n", highlight=False
         )
+        if outcome.figures:
+            heading, *rows = outcome.figures
+            table = _table(heading)
+            for row in rows:
+                table.add_row(*row)
+            self.console.print(table)
 
     def summary(self, scene: Scene) -> None:
         """What each provider did, as the metrics tell it beside what the provider counted itself."""
-        table = Table(
-            Column("provider", no_wrap=True),
-            box=SIMPLE_HEAD,
-            title="Requests and tokens as measured, beside what the providers counted",
-        )
-        for column in ("answered", "latency", "in", "out", "errors", "their count", "cost"):
-            table.add_column(column, justify="right", no_wrap=True)
+        heading = ("provider", "answered", "latency", "in", "out", "errors", "their count", "cost")
+        table = _table(heading, "Requests and tokens as measured, beside what the providers counted")
         for name, provider in scene.providers.items():
             stats, measured = provider.stats, _Measured(scene.registry, name)
             table.add_row(
@@ -69,6 +70,13 @@ class Report:
     def staying(self, scene: Scene) -> None:
         """That it goes on."""
         self.console.print(f"Serving {scene.observability.metrics_url} until you press Ctrl-C.", highlight=False)
+
+
+def _table(heading: Sequence[str], title: str | None = None) -> Table:
+    """Names on the left, figures on the right."""
+    first, *others = heading
+    columns = [Column(first, no_wrap=True), *[Column(other, justify="right", no_wrap=True) for other in others]]
+    return Table(*columns, box=SIMPLE_HEAD, title=title)
 
 
 class _Measured:

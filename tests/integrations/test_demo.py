@@ -14,8 +14,10 @@ def test_every_act_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
     before = logging.getLogger("llmkit").level
     assert main(["demo", "--requests", "24"]) == 0
     told = capsys.readouterr().out
-    assert told.count("✓") == 4
+    assert told.count("✓") == 5
     assert "✗" not in told
+    for goal in ("latency", "cost", "reliability"):
+        assert f"by {goal}" in told.replace("\n", " ")
     for provider in ("swift", "steady", "thrifty"):
         assert provider in told
     assert "/metrics" in told

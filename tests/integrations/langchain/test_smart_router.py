@@ -11,7 +11,7 @@ from llmkit_plugins import LLMKit, NoTarget, RouterPlugin, Target
 from llmkit_plugins.testing.fake_provider import Fault
 
 PRICES = {"swift": 10.0, "steady": 2.0, "thrifty": 0.1}
-SECONDS = {"swift": 0.001, "steady": 0.05, "thrifty": 0.12}
+SECONDS = {"swift": 0.001, "steady": 0.04, "thrifty": 0.1}
 CALLS = 10
 
 
