@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from math import isfinite
 from random import Random
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmkit_plugins import Attempt, Call, Target, Usage
+from llmkit_plugins.errors import ErrorKind
 from llmkit_plugins.plugins.router import SmartRouter
 from llmkit_plugins.plugins.router.exploration import Candidate, Exploration
 from llmkit_plugins.testing import ManualClock
@@ -20,14 +22,25 @@ SECONDS = st.one_of(st.sampled_from([0.0, 1e-12, 0.3, 5.0, 1e9]), st.floats(0, 1
 PRICES = st.one_of(st.none(), st.sampled_from([0.0, 1e-9, 1.0, 1e12]))
 TOKENS = st.sampled_from([0, 1, 2, 100, 10**7])
 
+ENDS = ["ok", "whole", "cancelled", "refused", "begun", "unbegun", "twice", *get_args(ErrorKind)]
+
 EVENTS = st.tuples(
     st.sampled_from(NAMES),
-    st.sampled_from(["ok", "whole", "error", "timeout", "rate_limit", "bad_request", "cancelled", "refused", "begun"]),
+    st.sampled_from(ENDS),
     SECONDS,
     SECONDS,
     st.one_of(st.none(), TOKENS),
     st.sampled_from([0.0, 0.001, 1.0, 100.0, 1e7]),
 )
+OUTCOMES = {
+    "ok": "ok",
+    "whole": "ok",
+    "unbegun": "ok",
+    "twice": "ok",
+    "cancelled": "cancelled",
+    "refused": "refused",
+}
+
 OBJECTIVES = st.fixed_dictionaries(
     {},
     optional={
@@ -50,17 +63,19 @@ def tell(router: SmartRouter, clock: ManualClock, event) -> None:
     name, end, first, rest, tokens, pause = event
     target = next(target for target in router.targets if target.name == name)
     call, attempt = Call("hi", "m", user="ann"), Attempt(1, target, started=clock())
-    router.begin(attempt)
+    if end != "unbegun":
+        router.begin(attempt)
     clock.advance(pause)
     if end == "begun":
         return
     attempt.finished = attempt.started + first + rest
     attempt.first_chunk = attempt.started + first if end == "ok" else None
     attempt.usage = None if tokens is None else Usage(tokens, tokens, cached_tokens=tokens // 2)
-    attempt.outcome = {"ok": "ok", "whole": "ok", "cancelled": "cancelled", "refused": "refused"}.get(end, "error")
-    attempt.kind = end if attempt.outcome == "error" and end != "error" else "server"
-    attempt.retry_after = first if end == "rate_limit" else None
-    router.record(attempt, call)
+    attempt.outcome = OUTCOMES.get(end, "error")
+    attempt.kind = end if attempt.outcome == "error" else None
+    attempt.retry_after = first if end in ("rate_limit", "overloaded") else None
+    for _ in range(2 if end == "twice" else 1):
+        router.record(attempt, call)
 
 
 @settings(max_examples=300, deadline=None)
@@ -136,7 +151,7 @@ def test_all_goals_agree_on_targets_that_differ_in_one_thing(mode, dimension, be
         for name in names:
             fast = 0.05 if dimension == "latency" and name == better else 1.0
             fails = dimension == "failures" and name != better and number % 3 < 2
-            tell(router, clock, (name, "error" if fails else "ok", fast, fast, 100, 0.5))
+            tell(router, clock, (name, "server" if fails else "ok", fast, fast, 100, 0.5))
     assert router.route(Call("hi", "m")).target.name == better
 
 
@@ -161,6 +176,80 @@ def test_exploration_spends_no_more_than_it_may(share, looks):
         assert spent <= share * calls + 1e-9
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(MODES),
+    st.fixed_dictionaries(
+        {"max_latency_seconds": st.sampled_from([0.1, 1.0, 10.0])},
+        optional={"max_cost_usd": st.sampled_from([1e-4, 1e-3]), "min_success_rate": st.sampled_from([0.5, 0.99])},
+    ),
+    st.sampled_from([{}, {"affinity": "soft", "affinity_chars": 1}, {"affinity": "strict", "affinity_chars": 1}]),
+    st.lists(EVENTS, max_size=40),
+)
+def test_who_meets_the_objectives_goes_first(mode, objectives, affinity, history):
+    """Of the targets that may be called now, one that meets them is chosen whenever there is one."""
+    clock = ManualClock(1000.0)
+    targets = [
+        Target(name, "p", "m", input_price=price, output_price=price)
+        for name, price in zip(NAMES, (0.1, 1.0, 10.0, None), strict=True)
+    ]
+    router = SmartRouter(
+        targets, clock=clock, random=Random(1).random, optimize_for=mode, exploration=0.0, **objectives, **affinity
+    )
+    for event in history:
+        tell(router, clock, event)
+    call = Call("hi", "m", user="ann")
+    good = [
+        row.target
+        for row in router.explain(call).rows
+        if "meets the objectives" in row.notes and not router.stats()[row.target].away_seconds
+    ]
+    decision = router.route(call)
+    assert decision.target.name in good or not good
+    assert (decision.why in ("compromise", "away")) == (not good)
+    assert [target.name for target in decision.order[: len(good)] if target.name not in good] == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([0, 64]), st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=80))
+def test_what_is_in_flight_is_what_began_and_has_not_ended(power_of_two_above, steps):
+    """Never less than none, whatever ends twice or without having begun; and none when all have ended."""
+    clock = ManualClock(1000.0)
+    targets = [Target(name, "p", "m") for name in NAMES]
+    router = SmartRouter(targets, clock=clock, power_of_two_above=power_of_two_above)
+    attempts = [Attempt(1, targets[number % 4], started=1000.0, finished=1001.0, outcome="ok") for number in range(6)]
+    under_way = set()
+
+    def told() -> int:
+        return sum(stats.in_flight for stats in router.stats().values())
+
+    for number, begins in steps:
+        if begins:
+            router.begin(attempts[number])
+            under_way.add(number)
+        else:
+            router.record(attempts[number], Call("hi", "m"))
+            under_way.discard(number)
+        assert told() == len(under_way)
+    for number in range(6):
+        router.record(attempts[number], Call("hi", "m"))
+    assert told() == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(MODES), st.lists(EVENTS, max_size=40), st.sampled_from([0.0, 0.37, 0.999]))
+def test_without_exploration_nobody_is_chosen_who_is_notably_worse(mode, history, chance):
+    """However chance falls, the target chosen is the best, or about as good."""
+    clock = ManualClock(1000.0)
+    targets = [Target(name, "p", "m", input_price=1.0, output_price=1.0) for name in NAMES]
+    router = SmartRouter(targets, clock=clock, random=lambda: chance, optimize_for=mode, exploration=0.0)
+    for event in history:
+        tell(router, clock, event)
+    call = Call("hi", "m", user="ann")
+    scores = {row.target: row.score for row in router.explain(call).rows}
+    assert scores[router.route(call).target.name] <= 1.2 + 1e-9
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_hours_of_silence_hurt_nobody(mode):
     """A router that was not asked for a year chooses as before."""
@@ -170,5 +259,5 @@ def test_hours_of_silence_hurt_nobody(mode):
     for name in NAMES:
         tell(router, clock, (name, "ok", 1.0, 1.0, 100, 1.0))
     clock.advance(3e7)
-    tell(router, clock, ("a", "error", 1.0, 1.0, 100, 1.0))
+    tell(router, clock, ("a", "server", 1.0, 1.0, 100, 1.0))
     assert len(router.route(Call("hi", "m")).order) == 4
