@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from llmkit_litellm.callers import caller_of
 from llmkit_plugins.call import Call, new_id
 
 _ELSEWHERE = frozenset({"model", "stream", "user", "metadata", "litellm_metadata"})
@@ -32,6 +33,7 @@ _PLUMBING = frozenset(
         "proxy_server_request",
         "request_timeout",
         "retry_policy",
+        "secret_fields",
         "shared_session",
         "standard_logging_object",
         "stream_timeout",
@@ -47,22 +49,24 @@ _SECRET = ("api_key", "token", "secret", "password", "credential", "access_key",
 def call_of(arguments: Mapping[str, Any], operation: str = "chat", prompt: str = "messages") -> Call:
     """The call that *arguments* of an *operation* describe, which has its prompt in the one called *prompt*.
 
-    User and tenant are those of ``user=``, else of the metadata (``user`` or ``user_id``, ``tenant``). Secrets are not
-    in its parameters, but ``credential`` is: a digest of them, so that who asks with another key asks something else.
+    User and tenant are those of ``user=``, else of the metadata (``user`` or ``user_id``, ``tenant``); behind the proxy
+    those of the key. Secrets are not in its parameters, but ``credential`` is: a digest of them, so that who asks with
+    another key asks something else.
     """
     metadata = {**(arguments.get("litellm_metadata") or {}), **(arguments.get("metadata") or {})}
     if arguments.get("cache") is not None:
         metadata["cache"] = arguments["cache"]  # who wants no cached answer wants no shared one either
+    user, tenant = caller_of(arguments, metadata)
     return Call(
         messages=arguments.get(prompt),
         model=arguments.get("model"),
         operation=operation,
         params=_params(arguments, prompt),
-        user=_text(arguments.get("user") or metadata.get("user") or metadata.get("user_id")),
-        tenant=_text(metadata.get("tenant")),
+        user=user,
+        tenant=tenant,
         stream=bool(arguments.get("stream")),
         metadata=metadata,
-        id=_text(arguments.get("litellm_call_id")) or new_id(),
+        id=str(arguments.get("litellm_call_id") or new_id()),
     )
 
 
@@ -83,7 +87,3 @@ def _params(arguments: Mapping[str, Any], prompt: str) -> dict[str, Any]:
 
 def _is_secret(name: str) -> bool:
     return not name.startswith("max_") and any(word in name for word in _SECRET)
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

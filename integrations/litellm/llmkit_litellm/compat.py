@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from copy import deepcopy
 from datetime import datetime
+from functools import wraps
 from typing import Any, TypeVar, cast
 
+from litellm.constants import LITTELM_INTERNAL_HEALTH_SERVICE_ACCOUNT_NAME as HEALTH_CHECK
 from litellm.exceptions import MidStreamFallbackError
 from litellm.litellm_core_utils.litellm_logging import Logging
 from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
@@ -40,8 +43,11 @@ __all__ = [
     "aclosing",
     "apart",
     "apick",
+    "asks_after_health",
     "assembled",
+    "at_proxy_shutdown",
     "attributes",
+    "came_through_proxy",
     "close_stream",
     "closing",
     "copied",
@@ -347,3 +353,37 @@ def log_later(event: Coroutine[Any, Any, None]) -> None:
 def log_in_thread(event: Callable[..., None], *args: Any) -> None:
     """Deliver an *event* where LiteLLM delivers those of other calls."""
     executor.submit(event, *args)
+
+
+# -- the proxy ------------------------------------------------------------------------------------------------------
+
+_KEY = "user_api_key_hash"
+_SERVER = "litellm.proxy.proxy_server"
+
+
+def came_through_proxy(metadata: Mapping[str, Any]) -> bool:
+    """Whether a proxy wrote *metadata*: it takes the names it uses away from what its clients send."""
+    return _KEY in metadata
+
+
+def asks_after_health(arguments: Mapping[str, Any]) -> bool:
+    """Whether a proxy makes this call to see whether a deployment is healthy."""
+    metadata = arguments.get("litellm_metadata") or {}
+    return bool(metadata.get(_KEY) == HEALTH_CHECK)
+
+
+def at_proxy_shutdown(close: Callable[[], Awaitable[None]]) -> None:
+    """Have *close* awaited when the proxy in this process has stopped serving; where there is none, never."""
+    server: Any = sys.modules.get(_SERVER)
+    if server is None:
+        return
+    shut_down = server.proxy_shutdown_event
+
+    @wraps(shut_down)
+    async def closed(*args: Any, **kwargs: Any) -> None:
+        try:
+            await close()
+        finally:
+            await shut_down(*args, **kwargs)
+
+    server.proxy_shutdown_event = closed

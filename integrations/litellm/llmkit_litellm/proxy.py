@@ -1,7 +1,8 @@
 """For LiteLLM's proxy, in its config.yaml: ``litellm_settings: {callbacks: ["llmkit_litellm.proxy.handler"]}``.
 
 The proxy asks for ``handler`` before it makes its Router. With that a kit is made of the settings that
-``LLMKIT_CONFIG`` names, and installed. Raises ``ConfigError`` at start-up where they are wrong.
+``LLMKIT_CONFIG`` names, and installed; it is closed when the proxy stops. Raises ``ConfigError`` at start-up where
+the settings are wrong.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from functools import cache
 
 from litellm.integrations.custom_logger import CustomLogger
 
-from llmkit_litellm.installing import install
+from llmkit_litellm import compat
+from llmkit_litellm.installing import install, uninstall
 from llmkit_plugins.kit import LLMKit
 
 
@@ -21,11 +23,17 @@ class LLMKitProxyHandler(CustomLogger):
         super().__init__()
         self.kit = kit
 
+    async def close(self) -> None:
+        """Close the kit; a call that comes late goes past it."""
+        uninstall()
+        await self.kit.aclose()
+
 
 @cache
 def _handler() -> LLMKitProxyHandler:
     made = LLMKitProxyHandler(LLMKit.from_config())
     install(made.kit)
+    compat.at_proxy_shutdown(made.close)
     return made
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import litellm
 
-from llmkit_litellm import attempts
+from llmkit_litellm import attempts, compat
 from llmkit_litellm.backends import SDKBackend
 from llmkit_litellm.journey import is_sending
 from llmkit_litellm.making import amake, make
@@ -37,7 +37,7 @@ def _wrap(operation: Operation, function: Callable[..., Any]) -> Callable[..., A
             return send()
         if (journey := attempts.sent_by_router(kwargs)) is not None:
             return attempts.send(journey, send, kwargs)
-        if (kit := Installed.kit) is not None:
+        if (kit := Installed.kit) is not None and not _is_litellms_own(kwargs):
             arguments = {**dict(zip(names, args, strict=False)), **kwargs}
             return make(kit, Request(operation, arguments, awaits=False), SDKBackend(send, _target(arguments)))
         return send()
@@ -56,12 +56,18 @@ def _awrap(operation: Operation, function: Callable[..., Any]) -> Callable[..., 
             return await send()
         if (journey := attempts.sent_by_router(kwargs)) is not None:
             return await attempts.asend(journey, send, kwargs)
-        if (kit := Installed.kit) is not None:
+        if (kit := Installed.kit) is not None and not _is_litellms_own(kwargs):
             arguments = {**dict(zip(names, args, strict=False)), **kwargs}
             return await amake(kit, Request(operation, arguments, awaits=True), SDKBackend(send, _target(arguments)))
         return await send()
 
     return called
+
+
+def _is_litellms_own(kwargs: Mapping[str, Any]) -> bool:
+    """Whether it asks after a deployment's health, or a Router sends it for a call that came another way than ours
+    (``/v1/messages``): refused here, the deployment would be taken for broken."""
+    return bool((kwargs.get("model_info") or {}).get("id")) or compat.asks_after_health(kwargs)
 
 
 def _target(arguments: Mapping[str, Any]) -> Target:

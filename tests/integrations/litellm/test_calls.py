@@ -17,6 +17,19 @@ WHO = [
     ({"litellm_metadata": {"user": "u"}}, "u", None),
     ({"user": "u", "metadata": {"user": "other"}}, "u", None),
     ({"metadata": None}, None, None),
+    ({"user": "", "metadata": {"user": "u"}}, "u", None),
+]
+
+KEY = {"user_api_key_hash": "h", "user_api_key_user_id": "u", "user_api_key_team_id": "t", "user_api_key_org_id": "o"}
+BEHIND_THE_PROXY = [
+    ({"metadata": KEY}, "u", "t"),
+    ({"litellm_metadata": KEY}, "u", "t"),
+    ({"metadata": {**KEY, "user_api_key_end_user_id": "e"}, "user": "e"}, "e", "t"),
+    ({"metadata": {**KEY, "user_api_key_team_id": None}}, "u", "o"),
+    ({"metadata": {"user_api_key_hash": "h", "user_api_key_user_id": None}}, "h", None),
+    ({"metadata": {**KEY, "user": "x", "user_id": "x", "tenant": "x"}}, "u", "t"),
+    ({"metadata": {"user": "x", "tenant": "x"}, "litellm_metadata": KEY}, "u", "t"),
+    ({"metadata": {"user_api_key_hash": "h", "user": "x", "tenant": "x"}}, "h", None),
 ]
 
 
@@ -27,9 +40,17 @@ def test_who_asks(given, user, tenant):
     assert (call.user, call.tenant) == (user, tenant)
 
 
+@pytest.mark.parametrize(("given", "user", "tenant"), BEHIND_THE_PROXY)
+def test_who_asks_behind_the_proxy(given, user, tenant):
+    """Who the key is, whatever the client says of itself in its metadata."""
+    call = call_of({**ARGUMENTS, **given})
+    assert (call.user, call.tenant) == (user, tenant)
+
+
 def test_what_is_asked():
     """Model, prompt and parameters, without what is only LiteLLM's plumbing."""
     plumbing = {"num_retries": 3, "timeout": 5, "client": object(), "_private": 1, "metadata": {"x": 1}, "seed": None}
+    plumbing["secret_fields"] = {"raw_headers": {"x-request-id": "1"}}  # the proxy's
     call = call_of({**ARGUMENTS, **plumbing})
     assert (call.model, call.messages, call.stream, call.operation) == ("gpt", PROMPT, True, "chat")
     assert {name: value for name, value in call.params.items() if name != "credential"} == {

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from contextvars import ContextVar
 from datetime import datetime
+from types import SimpleNamespace
 
 import litellm
 import pytest
@@ -320,6 +322,35 @@ def test_a_stream_from_the_cache():
     assert not compat.is_cached(stream)
     stream.custom_llm_provider = "cached_response"
     assert compat.is_cached(stream)
+
+
+# -- the proxy: the rest is tested in a running one ------------------------------------------------------------------
+
+
+async def test_nothing_else_is_made_of_a_shutdown(monkeypatch):
+    """What is to be closed is closed first; the proxy's own shutdown follows, even where that failed."""
+    happened = []
+
+    async def proxy_shutdown_event(worker_heartbeat=None):
+        happened.append(worker_heartbeat)
+
+    async def close():
+        happened.append("closed")
+        raise RuntimeError("a bug")
+
+    server = SimpleNamespace(proxy_shutdown_event=proxy_shutdown_event)
+    monkeypatch.setitem(sys.modules, "litellm.proxy.proxy_server", server)
+    compat.at_proxy_shutdown(close)
+    with pytest.raises(RuntimeError):
+        await server.proxy_shutdown_event(worker_heartbeat="theirs")
+    assert happened == ["closed", "theirs"]
+
+
+def test_without_a_proxy_there_is_no_shutdown(monkeypatch):
+    """Whoever imports the handler without a proxy does not import one by that."""
+    monkeypatch.delitem(sys.modules, "litellm.proxy.proxy_server", raising=False)
+    compat.at_proxy_shutdown(lambda: None)
+    assert "litellm.proxy.proxy_server" not in sys.modules
 
 
 def test_nothing_of_this_is_deprecated(recwarn, deployment, first):
