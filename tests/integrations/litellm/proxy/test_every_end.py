@@ -76,10 +76,10 @@ async def test_cancelled(proxy, mode, first):
     async with proxy.aclient() as client:
         asking = client.chat.completions.create(model=model, messages=PROMPT, stream=mode == "stream")
         task = asyncio.create_task(asking)
-        await asyncio.to_thread(first.wait_until, lambda stats: stats.in_flight == 1, 30.0)
+        await asyncio.to_thread(first.wait_until, lambda stats: stats.in_flight == 1, 60.0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    await asyncio.to_thread(first.wait_until, lambda stats: stats.clients_left == 1, 30.0)
+    await asyncio.to_thread(first.wait_until, lambda stats: stats.clients_left == 1, 60.0)
     expected = {"request": 1, "attempt": 1, "attempt cancelled": 1, "request cancelled": 1}
     await asyncio.to_thread(proxy.hears, model, expected)
 
@@ -90,7 +90,7 @@ def test_abandoned(proxy, first):
     first.slow_down(per_token_seconds=60.0)
     with proxy.client().chat.completions.create(model=model, messages=PROMPT, stream=True) as stream:
         next(stream)
-    first.wait_until(lambda stats: stats.clients_left == 1, 30.0)
+    first.wait_until(lambda stats: stats.clients_left == 1, 60.0)
     expected = {"request": 1, "attempt": 1, "attempt cancelled": 1, "request cancelled": 1}
     proxy.hears(model, expected)
 

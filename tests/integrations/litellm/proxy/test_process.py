@@ -61,7 +61,7 @@ otlp_protocol = "http"
         assert answer.choices[0].message.content == "one two three"
         first.slow_down(first_token_seconds=0.5)
         task = asyncio.create_task(client.chat.completions.create(model="slow", messages=PROMPT))
-        await asyncio.to_thread(first.wait_until, lambda stats: stats.in_flight == 1, 30.0)
+        await asyncio.to_thread(first.wait_until, lambda stats: stats.in_flight == 1, 60.0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     await asyncio.to_thread(proxy.hears, "slow", {"request": 1, "attempt": 1, "attempt ok": 1, "request ok": 1})
@@ -82,7 +82,7 @@ def test_wrong_settings(launch, first, deployment):
     config = {"model_list": [deployment("chat", "a", first)], **TWO_LINES}
     settings = 'plugins = ["rate_limiter"]\n[rate_limiter]\nlimits = [{ per = ["usr"], requests = "1/min" }]\n'
     proxy = launch(config, settings)
-    assert proxy.process.wait(30.0) != 0
+    assert proxy.process.wait(60.0) != 0
     said = proxy.log.rpartition("\nllmkit_plugins.")[2]
     assert "ConfigError: llmkit.toml: rate_limiter.limits[0].per" in said
     assert "user" in said

@@ -150,13 +150,23 @@ def test_health_checks_are_not_ours(proxy, first, second):
     """Whether a deployment is healthy is for LiteLLM to ask: no plugin counts or refuses that."""
     begun = len(proxy.lines("journal"))
     headers = {"authorization": "Bearer sk-ann--"}
-    health = httpx.get(f"{proxy.url}/health", params={"model": "keys"}, headers=headers, timeout=30.0).json()
+    health = httpx.get(f"{proxy.url}/health", params={"model": "keys"}, headers=headers, timeout=60.0).json()
     assert (health["healthy_count"], health["unhealthy_count"]) == (2, 0)
     assert first.stats.requests == second.stats.requests == 1
     assert len(proxy.lines("journal")) == begun
 
 
 # -- the other endpoints --------------------------------------------------------------------------------------------
+
+
+def test_text_completions_and_embeddings(proxy):
+    """They go through the plugins as chats do."""
+    client = proxy.client()
+    assert client.completions.create(model="texts", prompt="hi there").choices[0].text == "one two three"
+    assert client.embeddings.create(model="texts", input="hi there", encoding_format="float").data
+    proxy.hears("texts", {"request": 2, "attempt": 2, "attempt ok": 2, "request ok": 2})
+    told = [line["operation"] for line in proxy.lines("journal", who="outer", model="texts", what="request")]
+    assert told == ["text_completion", "embeddings"]
 
 
 def test_responses(proxy, first):
@@ -178,7 +188,7 @@ def test_messages_are_not_covered(proxy, first):
     body = {"model": "messages", "max_tokens": 10, "messages": PROMPT, "metadata": {"user_id": "limited-messages"}}
     headers = {"authorization": "Bearer sk-ann--"}
     for _ in range(2):
-        answer = httpx.post(f"{proxy.url}/v1/messages", json=body, headers=headers, timeout=30.0)
+        answer = httpx.post(f"{proxy.url}/v1/messages", json=body, headers=headers, timeout=60.0)
         assert answer.json()["content"][0]["text"] == "one two three"
     assert first.stats.requests == 2
     assert len(proxy.lines("journal")) == begun

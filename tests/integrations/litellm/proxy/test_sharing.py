@@ -24,7 +24,7 @@ async def busy(provider: FakeProvider) -> AsyncIterator[None]:
     async with httpx.AsyncClient(timeout=None) as other:
         body = {"model": "m", "prompt": "p"}
         task = asyncio.create_task(other.post(f"{provider.url}/completions", json=body))
-        await asyncio.to_thread(provider.wait_until, lambda stats: stats.in_flight == 1, 30.0)
+        await asyncio.to_thread(provider.wait_until, lambda stats: stats.in_flight == 1, 60.0)
         provider.heal()
         try:
             yield
@@ -63,7 +63,7 @@ async def test_the_wire(proxy, first):
     """What clients of one stream receive is the same to the byte, from the first chunk to [DONE]."""
     request = {"model": "wire", "messages": PROMPT, "stream": True, "stream_options": {"include_usage": True}}
     headers = {"authorization": "Bearer sk-ann--"}
-    async with httpx.AsyncClient(base_url=proxy.url, headers=headers, timeout=30.0) as client:
+    async with httpx.AsyncClient(base_url=proxy.url, headers=headers, timeout=60.0) as client:
         async with busy(first):
             asked = [asyncio.create_task(client.post("/v1/chat/completions", json=request)) for _ in range(3)]
             await begun(proxy, "wire", 3)
@@ -117,11 +117,11 @@ async def test_all_clients_leave(proxy, mode, first):
         first.slow_down(first_token_seconds=600.0)
         tasks = [asyncio.create_task(ask(client, mode, model)) for _ in range(3)]
         await begun(proxy, model, 3)
-        await asyncio.to_thread(first.wait_until, lambda stats: stats.in_flight == 1, 30.0)
+        await asyncio.to_thread(first.wait_until, lambda stats: stats.in_flight == 1, 60.0)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.to_thread(first.wait_until, lambda stats: stats.clients_left == 1, 30.0)
+    await asyncio.to_thread(first.wait_until, lambda stats: stats.clients_left == 1, 60.0)
     expected = {"request": 3, "attempt": 1, "attempt cancelled": 1, "request cancelled": 3}
     await asyncio.to_thread(proxy.hears, model, expected)
 
