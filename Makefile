@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NEXT := .venv-next
+SITE := python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 UV := $(shell command -v uv 2>/dev/null)
 ROUNDS ?=
 
 export LITELLM_LOCAL_MODEL_COST_MAP = True
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench docs clean
+.PHONY: help demo test test-all test-next lint format bench docs clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -33,6 +35,21 @@ test: $(STAMP) lint ## Lint, types and tests with coverage
 test-all: $(STAMP) ## The same on every Python from 3.11 that is installed
 	$(BIN)/nox --session tests
 
+# its own packages come first, all others are those of $(VENV)
+$(NEXT)/.installed: $(STAMP) constraints-next.txt
+	rm -rf $(NEXT)
+	$(BIN)/python -m venv --without-pip $(NEXT)
+	echo "import site; site.addsitedir('$$($(BIN)/$(SITE))')" > "$$($(NEXT)/bin/$(SITE))/below.pth"
+ifdef UV
+	$(UV) pip install --quiet --python $(NEXT)/bin/python --no-deps --requirement constraints-next.txt
+else
+	$(BIN)/python -m pip --python $(NEXT)/bin/python install --quiet --disable-pip-version-check --no-deps --requirement constraints-next.txt
+endif
+	@touch $@
+
+test-next: $(NEXT)/.installed ## The integrations' tests on the newest LangChain and LiteLLM
+	$(NEXT)/bin/python -m pytest -n 2 tests/integrations/langchain tests/integrations/litellm
+
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +70,4 @@ docs: $(STAMP) ## The documentation as a site, in site/
 	$(BIN)/mkdocs build --strict
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .nox site dist build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEXT) .nox site dist build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
