@@ -12,7 +12,7 @@ FRAMEWORKS = {"langchain": ("langchain", "langchain_core", "langchain_openai", "
 IMPORT = """
 import importlib, pathlib, sys
 
-package, blocked = sys.argv[1], set(sys.argv[2].split(","))
+package, blocked, optional = sys.argv[1], set(sys.argv[2].split(",")), sys.argv[3]
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
@@ -23,18 +23,19 @@ sys.meta_path.insert(0, Blocked())
 root = pathlib.Path(importlib.import_module(package).__file__).parent
 for file in sorted(root.rglob("*.py")):
     parts = file.relative_to(root).with_suffix("").parts
-    if "demo" not in parts and parts[-1] != "__main__":  # the demo shows both frameworks, and is loaded by its command
+    # the demo shows both frameworks, and is loaded by its command
+    if "demo" not in parts and parts[-1] not in ("__main__", optional):
         importlib.import_module(".".join((package, *parts)).removesuffix(".__init__"))
 loaded = {name.partition(".")[0] for name in sys.modules}
 print(",".join(sorted(loaded & {"langchain", "langchain_core", "litellm", "langgraph"})))
 """
 
 
-def import_all(package: str, *blocked: str) -> set[str]:
-    """Import every module of *package* in a process of its own; which frameworks came with it."""
+def import_all(package: str, *blocked: str, optional: str = "") -> set[str]:
+    """Import every module of *package* but *optional* in a process of its own; which frameworks came with it."""
     names = [name for framework in blocked for name in FRAMEWORKS[framework]]
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT, package, ",".join(names)], capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", IMPORT, package, ",".join(names), optional], capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.strip().split(",")) - {""}
@@ -56,8 +57,17 @@ def test_integrations_know_their_own(package, own, other):
 
 
 def test_langchain_integration_needs_the_core_of_langchain_only():
-    """``langchain-core`` is enough: neither ``langchain`` itself nor a provider's package is imported."""
-    assert import_all("llmkit_langchain", "litellm") == {"langchain_core"}
+    """``langchain-core`` is enough for all but the middleware of agents: neither ``langchain`` itself nor a provider's
+    package is imported."""
+    assert import_all("llmkit_langchain", "litellm", optional="middleware") == {"langchain_core"}
+
+
+def test_middleware_says_what_it_needs():
+    """Where ``langchain`` is not installed, asking for the middleware says what to install."""
+    ask = "import sys; sys.modules['langchain'] = None; from llmkit_langchain import LLMKitMiddleware"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=100)
+    assert "ImportError: LLMKitMiddleware is for agents" in done.stderr
+    assert "pip install" in done.stderr
 
 
 def test_block_blocks():

@@ -213,6 +213,18 @@ def test_streams_a_tool_call(serve, events):
     assert seen[-2]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+def test_calls_one_tool_after_the_other(serve, ask):
+    """Each tool is called once after a user's message, in their order, whatever was called before that."""
+    other = {"type": "function", "function": {"name": "other", "parameters": {"type": "object"}}}
+    told = {"role": "tool", "tool_call_id": "1", "content": "sunny"}
+    called = []
+    for results in range(3):
+        turns = [*HELLO, told, told, *HELLO, *[{"role": "assistant", "tool_calls": []}, told] * results]
+        message = ask(serve(), tools=[WEATHER, other], messages=turns).json()["choices"][0]["message"]
+        called.append([call["function"]["name"] for call in message.get("tool_calls", [])])
+    assert called == [["weather"], ["other"], []]
+
+
 def test_answers_in_text_after_a_tool(serve, ask):
     """Once the tool has answered, the provider answers in text."""
     turns = [*HELLO, {"role": "assistant", "tool_calls": []}, {"role": "tool", "tool_call_id": "1", "content": "sunny"}]

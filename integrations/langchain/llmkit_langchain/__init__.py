@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from llmkit_langchain.backend import ChatBackend, LangChainBackend
 from llmkit_langchain.chat_model import ChatLLMKit
 from llmkit_langchain.context import llmkit_context
 from llmkit_langchain.handlers import AsyncLLMKitCallbackHandler, LLMKitCallbackHandler
 from llmkit_langchain.rate_limiter import LLMKitRateLimiter
 
+if TYPE_CHECKING:
+    from llmkit_langchain.middleware import LLMKitMiddleware
+
 __all__ = [
     "AsyncLLMKitCallbackHandler",
     "ChatBackend",
     "ChatLLMKit",
     "LLMKitCallbackHandler",
+    "LLMKitMiddleware",
     "LLMKitRateLimiter",
     "LangChainBackend",
     "llmkit_context",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``LLMKitMiddleware`` once it is asked for: it alone needs ``langchain`` itself."""
+    if name != "LLMKitMiddleware":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from llmkit_langchain.middleware import LLMKitMiddleware
+
+    return LLMKitMiddleware

@@ -65,10 +65,11 @@ def calling(caller: Caller) -> Iterator[None]:
 def caller_here() -> Caller:
     """On whose behalf a call is made here: as the metadata of the chain says that is running, else the context."""
     config = var_child_runnable_config.get() or {}
-    return _caller_in(config.get("metadata") or {})
+    return caller_in(config.get("metadata") or {})
 
 
-def _caller_in(metadata: Mapping[str, Any]) -> Caller:
+def caller_in(metadata: Mapping[str, Any]) -> Caller:
+    """Whom *metadata* names; where nobody, on whose behalf calls are made here."""
     known = _caller.get()
     user = _text(metadata.get("user", metadata.get("user_id")))
     tenant = _text(metadata.get("tenant"))
@@ -91,7 +92,7 @@ def originating(origin: Origin) -> Iterator[None]:
 def call_of(messages: Any, params: Mapping[str, Any], origin: Origin, model: str | None, operation: str) -> Call:
     """The call that LangChain makes with *messages*: the user and the tenant are those of its run's metadata."""
     metadata = origin.metadata
-    caller = _caller_in(metadata)
+    caller = caller_in(metadata)
     return Call(
         messages=messages,
         model=model,

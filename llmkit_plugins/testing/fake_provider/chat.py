@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, ClassVar
 
 from llmkit_plugins.call import new_id
@@ -52,7 +53,7 @@ def answer_chat(order: Order, say: Say) -> ChatAnswer:
     if not isinstance(messages, list) or not messages or not all(isinstance(each, Mapping) for each in messages):
         raise ApiError(400, "Invalid 'messages': expected a list of at least one message.", param="messages")
     most = order.number("max_completion_tokens", "max_tokens")
-    tool = _tool_to_call(order.body, str(messages[-1].get("role")))
+    tool = _tool_to_call(order.body, [str(message.get("role")) for message in messages])
     choices = [_choice(order.body, tool, say).cut(most) for _ in range(order.number("n") or 1)]
     return ChatAnswer(order, choices, count_tokens(messages))
 
@@ -64,9 +65,9 @@ def _choice(body: Mapping[str, Any], tool: Mapping[str, Any] | None, say: Say) -
     return Choice(tokens_of(arguments), "tool_calls", tool["name"])
 
 
-def _tool_to_call(body: Mapping[str, Any], last_role: str) -> Mapping[str, Any] | None:
-    """The function to call: the first one after a user's message, the one that was named, or whichever where one is
-    required."""
+def _tool_to_call(body: Mapping[str, Any], roles: Sequence[str]) -> Mapping[str, Any] | None:
+    """The function to call: after a user's message one after the other, the one that was named, or whichever where one
+    is required."""
     functions = dict(_functions(body.get("tools") or ()))
     wanted = body.get("tool_choice", "auto" if functions else "none")
     if isinstance(wanted, Mapping):
@@ -78,8 +79,11 @@ def _tool_to_call(body: Mapping[str, Any], last_role: str) -> Mapping[str, Any] 
         raise ApiError(400, f"Invalid value for 'tool_choice': '{wanted}'.", param="tool_choice")
     if wanted == "required" and not functions:
         raise ApiError(400, "'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
-    called = wanted == "required" or (wanted == "auto" and last_role == "user")
-    return next(iter(functions.values()), None) if called else None
+    if wanted == "none" or (wanted == "auto" and roles[-1] not in ("user", "tool")):
+        return None
+    called = list(takewhile("user".__ne__, reversed(roles))).count("tool")
+    left = [*functions.values()][called:] or ([*functions.values()] if wanted == "required" else [])
+    return left[0] if left else None
 
 
 def _functions(tools: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:

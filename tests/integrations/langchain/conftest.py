@@ -4,6 +4,7 @@ model."""
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -200,3 +201,52 @@ def cancel() -> Callable[..., Any]:
             await task
 
     return cancel
+
+
+@pytest.fixture
+def held(first, second) -> Iterator[threading.Event]:
+    """Both providers keep their answers back until this is set."""
+    gate = threading.Event()
+
+    def say(words: str) -> Callable[[Any], str]:
+        def reply(body: Any) -> str:
+            gate.wait()
+            return words
+
+        return reply
+
+    first.change(reply=say("one two three"))
+    second.change(reply=say("four five"))
+    yield gate
+    gate.set()
+
+
+@pytest.fixture
+def seats(kit) -> Callable[[], int]:
+    """How many callers sit at the upstreams under way."""
+    return lambda: sum(flight.seats for flight in list(kit.flights.under_way))
+
+
+@pytest.fixture
+def seated(seats) -> Callable[[int], Any]:
+    """``await seated(n)``: until that many do."""
+
+    async def seated(callers: int) -> None:
+        async with asyncio.timeout(30):
+            while seats() != callers:  # noqa: ASYNC110 - nothing tells of a seat that is taken
+                await asyncio.sleep(0.001)
+
+    return seated
+
+
+@pytest.fixture
+def together(seated, held) -> Callable[..., Any]:
+    """``await together(coroutines)``: what they return, answered once all of them sit at an upstream."""
+
+    async def together(coroutines: Any) -> list[Any]:
+        tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+        await seated(len(tasks))
+        held.set()
+        return await asyncio.gather(*tasks)
+
+    return together

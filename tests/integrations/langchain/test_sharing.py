@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,43 +44,7 @@ def sharing(kit, plugin, first, second, chat_openai):
     return ChatLLMKit(models={"a": chat_openai(first, "m-1"), "b": chat_openai(second, "m-2")}, kit=kit)
 
 
-@pytest.fixture
-def held(first, second):
-    """Both providers keep their answers back until this is set."""
-    gate = threading.Event()
-
-    def say(words):
-        def reply(body):
-            gate.wait()
-            return words
-
-        return reply
-
-    first.change(reply=say("one two three"))
-    second.change(reply=say("four five"))
-    yield gate
-    gate.set()
-
-
-def seats(kit):
-    """How many callers sit at the upstreams under way."""
-    return sum(flight.seats for flight in list(kit.flights.under_way))
-
-
-async def seated(kit, callers):
-    while seats(kit) != callers:  # noqa: ASYNC110 - nothing tells of a seat that is taken
-        await asyncio.sleep(0.001)
-
-
-async def together(kit, held, coroutines):
-    """What *coroutines* return, answered once all of them sit there."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    await seated(kit, len(tasks))
-    held.set()
-    return await asyncio.gather(*tasks)
-
-
-async def test_fifty_streams_are_one_request(sharing, chain_of, kit, held, first, recorder):
+async def test_fifty_streams_are_one_request(sharing, chain_of, together, first, recorder):
     """Fifty runs of a chain share one upstream; each has its own callbacks, its own ids and the whole usage."""
     runs = [Run() for _ in range(50)]
     chain = chain_of(sharing)
@@ -90,7 +52,7 @@ async def test_fifty_streams_are_one_request(sharing, chain_of, kit, held, first
     async def listen(run):
         return [text async for text in chain.astream({"topic": "x"}, {"callbacks": [run]})]
 
-    answers = await together(kit, held, map(listen, runs))
+    answers = await together(map(listen, runs))
     assert {"".join(answer) for answer in answers} == {"one two three"}
     assert first.stats.requests == 1
     assert {"".join(run.tokens) for run in runs} == {"one two three"}
@@ -101,7 +63,7 @@ async def test_fifty_streams_are_one_request(sharing, chain_of, kit, held, first
     assert recorder.counts["request shared"] == 49
 
 
-async def test_each_message_is_its_own(sharing, kit, held, first):
+async def test_each_message_is_its_own(sharing, together, first):
     """No caller sees another's ids or what another did to the message; each is told that it was shared."""
 
     async def listen():
@@ -111,15 +73,15 @@ async def test_each_message_is_its_own(sharing, kit, held, first):
             message = chunk if message is None else message + chunk
         return message
 
-    messages = await together(kit, held, [listen() for _ in range(3)])
+    messages = await together([listen() for _ in range(3)])
     assert len({message.id for message in messages}) == 3
     assert Counter(message.response_metadata["llmkit"]["shared"] for message in messages) == {False: 1, True: 2}
     assert {message.response_metadata["llmkit"]["target"] for message in messages} == {"a"}
 
 
-async def test_whole_answers_are_shared(sharing, kit, held, first):
+async def test_whole_answers_are_shared(sharing, together, first):
     """``ainvoke`` shares too: one request, a message for each."""
-    messages = await together(kit, held, [sharing.ainvoke("hi") for _ in range(3)])
+    messages = await together([sharing.ainvoke("hi") for _ in range(3)])
     assert {message.text for message in messages} == {"one two three"}
     assert len({id(message) for message in messages}) == len({message.id for message in messages}) == 3
     assert Counter(message.response_metadata["llmkit"]["shared"] for message in messages) == {False: 1, True: 2}
@@ -128,21 +90,21 @@ async def test_whole_answers_are_shared(sharing, kit, held, first):
     assert first.stats.requests == 1
 
 
-async def test_failover_is_shared(sharing, kit, held, first, second):
+async def test_failover_is_shared(sharing, together, first, second):
     """Where the first provider fails, all are served by one request to the second."""
     first.fail_with(Fault("overloaded"))
-    messages = await together(kit, held, [sharing.ainvoke("hi") for _ in range(3)])
+    messages = await together([sharing.ainvoke("hi") for _ in range(3)])
     assert {message.text for message in messages} == {"four five"}
     assert {message.response_metadata["llmkit"]["attempts"] for message in messages} == {2}
     assert (first.stats.requests, second.stats.requests) == (1, 1)
 
 
-async def test_whoever_leaves_takes_nobody_along(sharing, kit, held, first, recorder):
+async def test_whoever_leaves_takes_nobody_along(sharing, seated, held, first, recorder):
     """The caller who started the upstream is cancelled: the others get their answer."""
     leader = asyncio.ensure_future(sharing.ainvoke("hi"))
-    await seated(kit, 1)
+    await seated(1)
     followers = [asyncio.ensure_future(sharing.ainvoke("hi")) for _ in range(2)]
-    await seated(kit, 3)
+    await seated(3)
     leader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leader
@@ -152,17 +114,17 @@ async def test_whoever_leaves_takes_nobody_along(sharing, kit, held, first, reco
     assert recorder.counts["request shared"] == 2
 
 
-async def test_lost_upstream_may_be_asked_for_again(sharing, kit, held, first):
+async def test_lost_upstream_may_be_asked_for_again(sharing, kit, seated, held, first):
     """The kit closes under its callers: they get an error that LangChain knows to be retryable."""
     task = asyncio.ensure_future(sharing.ainvoke("hi"))
-    await seated(kit, 1)
+    await seated(1)
     kit.close()
     with pytest.raises(UpstreamLost) as caught:
         await task
     assert caught.value.is_retryable
 
 
-def test_threads_share_too(sharing, kit, held, first, recorder):
+def test_threads_share_too(sharing, seats, eventually, held, first, recorder):
     """Fifty threads that stream the same are one request; each run is told by its own callbacks."""
     runs = [Run() for _ in range(50)]
 
@@ -171,8 +133,7 @@ def test_threads_share_too(sharing, kit, held, first, recorder):
 
     with ThreadPoolExecutor(50) as pool:
         answers = [pool.submit(listen, run) for run in runs]
-        while seats(kit) != 50:
-            time.sleep(0.001)
+        eventually(lambda: seats() == 50)
         held.set()
         assert {answer.result() for answer in answers} == {"one two three"}
     assert first.stats.requests == 1

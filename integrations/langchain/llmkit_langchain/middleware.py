@@ -1,0 +1,77 @@
+"""A kit around the model calls of ``langchain``'s agents."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+from langchain_core.language_models import BaseChatModel
+
+from llmkit_langchain.calls import Caller, caller_in, calling
+from llmkit_langchain.chat_model import ChatLLMKit
+from llmkit_langchain.targets import target_for
+from llmkit_plugins import ConfigError, LLMKit
+
+try:
+    from langchain.agents.middleware import AgentMiddleware, ModelCallResult, ModelRequest
+except ImportError as error:
+    what = "LLMKitMiddleware is for agents of the package langchain, which is not here: pip install 'langchain>=1.4'"
+    raise ImportError(what) from error
+
+_KNOWN = 32
+"""How many models that come from elsewhere are remembered; an agent has a handful."""
+_NAMES = ("user", "user_id", "tenant")
+
+
+class LLMKitMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Sends each model call of an agent through *kit*: ``create_agent(..., middleware=[LLMKitMiddleware(kit)])``.
+
+    With *models*, by name, as :class:`ChatLLMKit` takes them, the calls go to those, and the agent's own model is not
+    asked; without, to the model that the agent, or a middleware before this one, has chosen. So it belongs last in the
+    list: what comes before it changes the request, falls back or tries again around it. Tools, structured output and
+    streams are those of a ``ChatLLMKit``. The user and the tenant are those of the run's metadata, else ``user`` (or
+    ``user_id``) and ``tenant`` of the agent's runtime context. Raises ``ConfigError`` for what is no chat model.
+    """
+
+    def __init__(self, kit: LLMKit, models: Mapping[str, BaseChatModel | str] | None = None) -> None:
+        super().__init__()
+        self._kit = kit
+        self._model = None if models is None else ChatLLMKit(models, kit)
+        self._known: dict[int, ChatLLMKit] = {}
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelCallResult[Any]]
+    ) -> ModelCallResult[Any]:
+        """The call, through the kit."""
+        with calling(_caller_of(request)):
+            return handler(request.override(model=self._model or self._through_kit(request.model)))
+
+    async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelCallResult[Any]]]
+    ) -> ModelCallResult[Any]:
+        """The call, through the kit, awaited."""
+        with calling(_caller_of(request)):
+            return await handler(request.override(model=self._model or self._through_kit(request.model)))
+
+    def _through_kit(self, model: BaseChatModel) -> ChatLLMKit:
+        """*model* as the only one of a ``ChatLLMKit``, the same each time: a model made anew shares with nobody."""
+        if isinstance(model, ChatLLMKit) and model.kit is self._kit:
+            return model
+        if not isinstance(model, BaseChatModel):
+            what, right = f"{type(model).__name__} is not a chat model", "a chat model, or models for the middleware"
+            raise ConfigError(what, key="model", right=right)
+        known = self._known.get(id(model))  # which keeps *model*, so that no other can have its id
+        if known is None:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            told = cast("Mapping[str, Any]", model._get_ls_params())  # noqa: SLF001 - all a model says of itself
+            known = self._known[id(model)] = ChatLLMKit({target_for(self._kit, told).name: model}, self._kit)
+        return known
+
+
+def _caller_of(request: ModelRequest[Any]) -> Caller:
+    """Whom the agent's context names, a mapping or an object of any class."""
+    context = getattr(request.runtime, "context", None)
+    if not isinstance(context, Mapping):
+        context = {name: value for name in _NAMES if (value := getattr(context, name, None)) is not None}
+    return caller_in(context)
