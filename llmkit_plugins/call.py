@@ -135,6 +135,10 @@ class Attempt:
     """A place for each plugin, keyed by the plugin."""
     on_first_chunk: list[Callable[[], object]] | None = None
     """What ``pre_attempt`` hooks want called once a stream has said something; None: nothing."""
+    on_chunk: list[Callable[[Any], object]] | None = None
+    """What ``pre_attempt`` hooks want called with each chunk of a stream as it comes, to look at; None: nothing."""
+    request_headers: dict[str, str] | None = None
+    """Headers that ``pre_attempt`` hooks want sent with the request, by backends that can; None: nothing."""
     heard: int = 0
     """The engine's: how many ``pre_attempt`` hooks have begun to run."""
 

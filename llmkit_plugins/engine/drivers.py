@@ -172,7 +172,7 @@ def perform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -
     if kind is Attempt or kind is Call:
         attempt = step if kind is Attempt else None
         allow(attempt, call, plan, until)
-        return open_stream(call, attempt, backend) if call.stream else backend.send(call, attempt)
+        return open_stream(call, attempt, backend, plan.bugs) if call.stream else backend.send(call, attempt)
     if kind is Wait:
         return plan.sleep(affordable(step, plan, until.deadline))
     if kind is Ask:
@@ -197,8 +197,8 @@ async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: U
             sending = backend.asend(call, attempt)
             return await (sending if left is None else within(left, sending))
         if left is None:
-            return await aopen_stream(call, attempt, backend)
-        relay = await within(left, aopen_stream(call, attempt, backend))
+            return await aopen_stream(call, attempt, backend, plan.bugs)
+        relay = await within(left, aopen_stream(call, attempt, backend, plan.bugs))
         relay.source = Paced(relay.source, partial(patience, attempt, call, plan, until))
         return relay
     if kind is Wait:

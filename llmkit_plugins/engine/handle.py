@@ -12,24 +12,26 @@ from llmkit_plugins.clock import Clock
 from llmkit_plugins.engine.bounds import affordable
 from llmkit_plugins.engine.drivers import thrower, whose
 from llmkit_plugins.engine.lifecycle import Deliver, Flow, Join, Relay
+from llmkit_plugins.engine.telling import inform
 from llmkit_plugins.errors import Refused
 from llmkit_plugins.steps import Ask, Wait
 
 if TYPE_CHECKING:
-    from llmkit_plugins.engine.plan import Plan
+    from llmkit_plugins.engine.plan import Bugs, Plan
 
 
 class Handle:
-    """What the framework tells us of: ``first_chunk``, then one of ``finish``, ``fail`` and ``cancel``.
+    """What the framework tells us of: each ``chunk`` and the ``first_chunk`` that says something, then one of
+    ``finish``, ``fail`` and ``cancel``.
 
     It ends once, whoever ends it first; what comes after that is ignored. Where nobody does, its lease does, as
     cancelled. While it runs, the framework's adapter writes what it learns onto ``attempt``.
     """
 
-    __slots__ = ("_flow", "_leases", "_lock", "_relaying", "attempt", "call")
+    __slots__ = ("_bugs", "_flow", "_leases", "_lock", "_relaying", "attempt", "call")
 
-    def __init__(self, flow: Flow, call: Call, attempt: Attempt, leases: Leases) -> None:
-        self.call, self.attempt = call, attempt
+    def __init__(self, flow: Flow, call: Call, attempt: Attempt, leases: Leases, bugs: Bugs) -> None:
+        self.call, self.attempt, self._bugs = call, attempt, bugs
         self._flow, self._leases, self._relaying = flow, leases, False
         self._lock = RLock()  # frameworks tell of one call from several threads
         leases.grant(self)
@@ -40,6 +42,11 @@ class Handle:
             if self.call.stream and not self._relaying and self in self._leases:
                 self._relaying = True
                 self._flow.send(Relay((), None))
+
+    def chunk(self, chunk: Any) -> None:
+        """The stream brought *chunk*, which plugins may want to look at."""
+        if self.attempt.on_chunk is not None:
+            inform(self._bugs, self.attempt.on_chunk, chunk)
 
     def finish(self, raw: Any = None) -> None:
         """It ended well, with *raw*."""
@@ -110,7 +117,7 @@ def hold(flow: Flow, call: Call, plan: Plan, leases: Leases, *, may_wait: bool) 
         while True:
             step = resume(value)
             if type(step) is Attempt:
-                return Handle(flow, call, step, leases)
+                return Handle(flow, call, step, leases, plan.bugs)
             try:
                 resume, value = flow.send, _perform(step, call, plan, may_wait)
             except BaseException as error:
@@ -126,7 +133,7 @@ async def ahold(flow: Flow, call: Call, plan: Plan, leases: Leases) -> Handle:
         while True:
             step = resume(value)
             if type(step) is Attempt:
-                return Handle(flow, call, step, leases)
+                return Handle(flow, call, step, leases, plan.bugs)
             try:
                 resume, value = flow.send, await _aperform(step, call, plan)
             except BaseException as error:

@@ -6,13 +6,13 @@ A step that fails is thrown in. A caller who goes away is a ``BaseException`` th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from llmkit_plugins.call import Attempt, Call, Outcome, Response, Target
-from llmkit_plugins.engine.telling import settle, tell
+from llmkit_plugins.engine.telling import inform, settle, tell
 from llmkit_plugins.errors import (
     FAILOVER_KINDS,
     ErrorKind,
@@ -149,7 +149,7 @@ def attempt_at(plan: Plan, call: Call, target: Target, backend: Backend) -> Flow
         if call.stream:
             attempt.first_chunk = plan.clock()
             if attempt.on_first_chunk is not None:
-                _tell_begun(plan, attempt.on_first_chunk)
+                inform(plan.bugs, attempt.on_first_chunk)
             raw = yield raw
         attempt.outcome = "ok"
     except Refused as refusal:
@@ -239,14 +239,6 @@ def _serving(call: Call, targets: Sequence[Target], dropped: dict[str, str | Ref
         (t.name, f"does not serve {model!r}") for t in targets if t.serves is not None and model not in t.serves
     )
     return tuple([target for target in targets if target.serves is None or model in target.serves])
-
-
-def _tell_begun(plan: Plan, listeners: list[Callable[[], object]]) -> None:
-    for listener in listeners:
-        try:
-            listener()
-        except Exception as bug:
-            plan.bugs.report(f"{getattr(listener, '__qualname__', listener)}", bug)
 
 
 def _contain(plan: Plan, who: str, bug: Exception, critical: bool) -> None:  # noqa: FBT001

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmkit_plugins.call import Attempt, Call
 from llmkit_plugins.engine.bounds import within
 from llmkit_plugins.engine.lifecycle import Relay
+from llmkit_plugins.engine.telling import inform
 from llmkit_plugins.errors import EmptyAnswer
 
 if TYPE_CHECKING:
     from llmkit_plugins.backend import Backend
+    from llmkit_plugins.engine.plan import Bugs
 
 
-def open_stream(call: Call, attempt: Attempt | None, backend: Backend) -> Relay:
+def open_stream(call: Call, attempt: Attempt | None, backend: Backend, bugs: Bugs) -> Relay:
     """Open a stream and read up to the first chunk that says something: until there failover is invisible."""
-    source, head = iter(backend.stream(call, attempt)), []
+    source: Any = iter(backend.stream(call, attempt))
+    if attempt is not None and attempt.on_chunk is not None:
+        source = _overheard(source, partial(inform, bugs, attempt.on_chunk))
+    head: list[Any] = []
     try:
         for chunk in source:
             head.append(chunk)
@@ -29,8 +35,11 @@ def open_stream(call: Call, attempt: Attempt | None, backend: Backend) -> Relay:
         raise
 
 
-async def aopen_stream(call: Call, attempt: Attempt | None, backend: Backend) -> Relay:
-    source, head = aiter(backend.astream(call, attempt)), []
+async def aopen_stream(call: Call, attempt: Attempt | None, backend: Backend, bugs: Bugs) -> Relay:
+    source: Any = aiter(backend.astream(call, attempt))
+    if attempt is not None and attempt.on_chunk is not None:
+        source = _aoverheard(source, partial(inform, bugs, attempt.on_chunk))
+    head: list[Any] = []
     try:
         async for chunk in source:
             head.append(chunk)
@@ -40,6 +49,24 @@ async def aopen_stream(call: Call, attempt: Attempt | None, backend: Backend) ->
     except BaseException:
         await aclose(source)
         raise
+
+
+def _overheard(source: Iterator[Any], hear: Callable[[Any], object]) -> Iterator[Any]:
+    try:
+        for chunk in source:
+            hear(chunk)
+            yield chunk
+    finally:
+        close(source)
+
+
+async def _aoverheard(source: AsyncIterator[Any], hear: Callable[[Any], object]) -> AsyncIterator[Any]:
+    try:
+        async for chunk in source:
+            hear(chunk)
+            yield chunk
+    finally:
+        await aclose(source)
 
 
 class Paced:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections import deque
+from collections.abc import Callable, Iterable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from llmkit_plugins.call import Call
 
 if TYPE_CHECKING:
-    from llmkit_plugins.engine.plan import Hook, Plan
+    from llmkit_plugins.engine.plan import Bugs, Hook, Plan
 
 
 def tell(plan: Plan, hooks: tuple[Hook, ...], heard: int, call: Call, story: Any) -> None:
@@ -32,6 +33,15 @@ def tell(plan: Plan, hooks: tuple[Hook, ...], heard: int, call: Call, story: Any
             raise raised
         finally:
             del raised
+
+
+def inform(bugs: Bugs, listeners: Iterable[Callable[..., object]], *facts: Any) -> None:
+    """Call what hooks left to be called on the way; a listener's bug is reported, and hurts nobody."""
+    for listener in listeners:
+        try:
+            listener(*facts)
+        except Exception as bug:
+            bugs.report(f"{getattr(listener, '__qualname__', listener)}", bug)
 
 
 # An end brought about by the garbage collector is told later: a hook of this very thread may be holding a lock right

@@ -251,6 +251,20 @@ def test_listeners_of_the_first_chunk(scene, plugin, sharing, mode):
     assert sum(stage.kit.bugs.values()) == len(heard)
 
 
+def test_listeners_of_chunks(scene, plugin, sharing, mode):
+    """They hear each chunk of every attempt once, however many share it; one's bug changes nothing."""
+
+    def listen(attempt):
+        attempt.on_chunk = [lambda chunk: 1 / 0, lambda chunk: heard.append((attempt.target.name, chunk))]
+
+    heard = []
+    stage = scene(*sharing, plugin(pre_attempt=listen), script={"a": ["", Failure("server")], "b": ["x", "y"]})
+    assert stage.drive(mode) == "xy"
+    assert heard == ([("a", ""), ("b", "x"), ("b", "y")] if "stream" in mode else [])
+    assert sum(stage.kit.bugs.values()) == len(heard)
+    assert stage.backend.opened == stage.backend.closed
+
+
 def test_a_backend_that_cannot_classify_its_errors(scene, sharing, mode):
     """A bug in the backend's ``kind`` is contained and counted: the error is then nobody's kind."""
 

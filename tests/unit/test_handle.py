@@ -423,6 +423,21 @@ def test_threads_that_race_for_the_end(stage, in_threads):
     assert scene.first.counts["request"] == 60
 
 
+def test_chunks_are_heard_by_who_wants_to(stage, plugin):
+    """The framework's adapter hands them over; a listener's bug is counted, and hurts nobody."""
+
+    def listen(attempt):
+        attempt.on_chunk = [lambda chunk: 1 / 0, heard.append]
+
+    heard = []
+    made = stage(plugin(pre_attempt=listen))
+    handle = made.begin("begin", call := Call(stream=True))
+    handle.chunk("x")
+    handle.finish()
+    assert (heard, call.outcome) == (["x"], "ok")
+    assert sum(made.kit.bugs.values()) == 1
+
+
 def test_an_end_that_comes_while_the_first_chunk_is_told(stage, plugin, in_threads):
     """One thread tells of the end while another still tells of the first chunk: it waits, and ends the call."""
     telling, ended = Event(), Event()

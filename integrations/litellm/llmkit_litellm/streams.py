@@ -130,6 +130,7 @@ class AttemptStream:
         return self._learn(chunk)
 
     def _learn(self, chunk: Any) -> Any:
+        self._handle.chunk(chunk)
         if self._reading.read(chunk):
             self._handle.first_chunk()
         return chunk

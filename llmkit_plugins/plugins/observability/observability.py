@@ -117,9 +117,9 @@ class Observability:
     # -- attempts ---------------------------------------------------------------------------------------------------
 
     def sending(self, call: Call, attempt: Attempt) -> None:
-        """An attempt is about to be made, and its provider to be told of the trace."""
+        """An attempt is about to be made, whose stream is to be heard or whose provider to be told of the trace."""
         if self.tracing is not None:
-            self.tracing.propagate(call, attempt, self.clock())
+            self.tracing.sending(call, attempt, self.clock())
 
     def attempted(self, call: Call, attempt: Attempt) -> None:
         """One attempt ended, whatever its end."""

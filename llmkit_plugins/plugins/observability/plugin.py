@@ -58,7 +58,7 @@ class ObservabilityPlugin:
             tracing=self._tracing(tracer_provider, parent, redact, metrics) if config.traces else None,
             genai=self._genai(meter_provider, metrics),
         )
-        if config.propagate_trace:
+        if config.traces and (config.propagate_trace or config.content):
             self.llmkit_pre_attempt = hookimpl(lambda call, attempt: self.recorder.sending(call, attempt))
 
     def _metrics(self) -> Metrics | None:
@@ -84,8 +84,11 @@ class ObservabilityPlugin:
             metrics = metrics or Metrics()
             lost = metrics.telemetry_lost.of("spans").add
             provider = self._receiver.tracer_provider(partial(metrics.later.note, lost))
-        content = Content(self.config.content_characters, redact) if self.config.content else None
-        return Tracing(provider, ratio=self.config.trace_ratio, content=content, parent=parent)
+        config = self.config
+        content = Content(config.content_characters, redact) if config.content else None
+        return Tracing(
+            provider, ratio=config.trace_ratio, content=content, propagates=config.propagate_trace, parent=parent
+        )
 
     # -- /metrics ---------------------------------------------------------------------------------------------------
 

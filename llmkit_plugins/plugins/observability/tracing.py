@@ -36,14 +36,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from llmkit_plugins.call import Attempt, Call
 from llmkit_plugins.events import CircuitsExhausted, LimitReached, Routed
 from llmkit_plugins.plugins.observability import genai
-from llmkit_plugins.plugins.observability.content import Content
+from llmkit_plugins.plugins.observability.content import Content, Heard
 from llmkit_plugins.plugins.observability.instruments import Exemplar
 
 SCOPE = "llmkit"
 """The instrumentation scope of spans and metrics."""
-
-REQUEST_HEADERS = "request_headers"
-"""Where in ``attempt.state`` a backend finds headers to send with the request."""
 
 ParentOf = Callable[[Call], Span | None]
 
@@ -75,8 +72,11 @@ class Trace:
 
 class Tracing:
     """Makes spans by *provider* (None: that of the process, once it has one): of *ratio* of the calls that are in no
-    trace yet, and of all that are in one which is sampled. *content* writes prompts and answers; without it there are
-    none. *parent* names the span that a call belongs to where none is current."""
+    trace yet, and of all that are in one which is sampled.
+
+    *content* writes prompts and answers; without it there are none. Where it *propagates*, providers are told of the
+    trace. *parent* names the span that a call belongs to where none is current.
+    """
 
     def __init__(
         self,
@@ -84,6 +84,7 @@ class Tracing:
         *,
         ratio: float = 1.0,
         content: Content | None = None,
+        propagates: bool = False,
         parent: ParentOf | None = None,
         wall: Callable[[], int] = time_ns,
         chance: Callable[[], float] = random,
@@ -91,7 +92,7 @@ class Tracing:
         self._tracer = None if provider is None else provider.get_tracer(SCOPE)
         self._asks_again = float("-inf")
         self._ratio, self._content, self._parent = ratio, content, parent
-        self._wall, self._chance = wall, chance
+        self._propagates, self._wall, self._chance = propagates, wall, chance
         self.circuits: dict[str, str] = {}
         """The state of each target's circuit, where one has told."""
 
@@ -113,11 +114,14 @@ class Tracing:
         elif self._ratio < 1.0 and self._chance() >= self._ratio:
             return
         wall = self._wall()
-        span = tracer.start_span(
-            f"llmkit {call.operation}", context, SpanKind.INTERNAL, self._request_attributes(call), start_time=wall
-        )
+        told: dict[str, Any] = {"llmkit.request.id": call.id, genai.OPERATION: call.operation}
+        if call.model is not None:
+            told[genai.REQUEST_MODEL] = call.model
+        span = tracer.start_span(f"llmkit {call.operation}", context, SpanKind.INTERNAL, told, start_time=wall)
         if span.is_recording():
             call.state[self] = Trace(tracer, span, set_span_in_context(span, context), now, wall)
+            if self._content is not None and (prompt := self._content.prompt(call.messages)) is not None:
+                span.set_attribute(genai.INPUT_MESSAGES, prompt)
 
     def _find_tracer(self, now: float) -> Tracer | None:
         """That of the process. Where it has none, it is asked again after a second: asking takes 1 µs."""
@@ -141,36 +145,39 @@ class Tracing:
             if call.outcome in ("error", "refused"):
                 span.set_attribute(genai.ERROR_TYPE, type(error).__qualname__)
                 span.set_status(_FAILED)
-            if response is not None:
-                self._answered(span, response)
+            if response is not None and response.shared is not None:
+                span.set_attribute("llmkit.shared_with", response.shared)
+                leader = None if response.attempt is None else response.attempt.state.get(self)
+                if leader is not None:
+                    span.add_link(leader)
+            if self._content is not None and (answer := self._said(self._content, call)) is not None:
+                span.set_attribute(genai.OUTPUT_MESSAGES, answer)
         finally:
             span.end(trace.at(now))
 
-    def _request_attributes(self, call: Call) -> Mapping[str, Any]:
-        told: dict[str, Any] = {"llmkit.request.id": call.id, genai.OPERATION: call.operation}
-        if call.model is not None:
-            told[genai.REQUEST_MODEL] = call.model
-        if self._content is not None and (prompt := self._content.prompt(call.messages)) is not None:
-            told[genai.INPUT_MESSAGES] = prompt
-        return told
-
-    def _answered(self, span: Span, response: Any) -> None:
-        if response.shared is not None:
-            span.set_attribute("llmkit.shared_with", response.shared)
-            leader = response.attempt.state.get(self)
-            if leader is not None:
-                span.add_link(leader)
-        if self._content is not None and (answer := self._content.answer(response.raw)) is not None:
-            span.set_attribute(genai.OUTPUT_MESSAGES, answer)
+    def _said(self, content: Content, call: Call) -> str | None:
+        """What *call* was answered, as far as it came: whole, or what its stream or another's brought."""
+        response, attempts = call.response, call.attempts
+        last = response.attempt if response is not None else attempts[-1] if attempts else None
+        reason = None if last is None else last.finish_reason
+        if response is not None and response.raw is not None:
+            return content.answer(response.raw, reason)
+        heard = None if last is None else last.state.get(_HEARD)
+        return None if heard is None else content.streamed(heard, reason)
 
     # -- its attempts -----------------------------------------------------------------------------------------------
 
-    def propagate(self, call: Call, attempt: Attempt, now: float) -> None:
-        """An attempt is about to be made: open its span, and say to the backend what to send of it to the provider.
-
-        Without this the span is made when the attempt has ended, which costs less.
-        """
+    def sending(self, call: Call, attempt: Attempt, now: float) -> None:
+        """An attempt is about to be made: where asked for, hear what its stream brings, and tell the provider of it."""
         trace = self.of(call)
+        if self._content is not None and trace is not None:
+            heard = attempt.state[_HEARD] = Heard()
+            attempt.on_chunk = [*(attempt.on_chunk or ()), heard.hear]
+        if self._propagates:
+            self._propagate(call, attempt, trace, now)
+
+    def _propagate(self, call: Call, attempt: Attempt, trace: Trace | None, now: float) -> None:
+        """Open the span already: else it is made when the attempt has ended, which costs less."""
         if trace is None:
             context = parent_of(call, self._parent)[0]
         else:
@@ -178,8 +185,8 @@ class Tracing:
             context = span.get_span_context()
         if context.is_valid:
             ids = f"{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}"
-            headers = attempt.state.setdefault(REQUEST_HEADERS, {})
-            headers["traceparent"] = f"00-{ids}-{context.trace_flags & TraceFlags.SAMPLED:02x}"
+            sampled = context.trace_flags & TraceFlags.SAMPLED
+            attempt.request_headers = {**(attempt.request_headers or {}), "traceparent": f"00-{ids}-{sampled:02x}"}
 
     def attempted(self, call: Call, attempt: Attempt, cost: float | None, now: float) -> None:
         """An attempt ended, whatever its end."""
@@ -243,6 +250,9 @@ class Tracing:
 
 _OPEN = object()
 """Where in ``attempt.state`` a span waits that was opened before the attempt."""
+
+_HEARD = object()
+"""Where in ``attempt.state`` is what a stream has said, where it is recorded."""
 
 
 def parent_of(call: Call, named: ParentOf | None = None) -> tuple[SpanContext, Context | None]:

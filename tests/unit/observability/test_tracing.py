@@ -308,7 +308,7 @@ def headers_seen(kit, call) -> dict:
 
     class Reading(ScriptedBackend):
         def stream(self, call, attempt):
-            seen.append(dict(attempt.state.get("request_headers", {})))
+            seen.append(dict(attempt.request_headers or {}))
             return super().stream(call, attempt)
 
     kit.call(call, Reading())
@@ -351,16 +351,65 @@ def test_what_was_said_is_not_recorded_unless_asked(mode, make_kit, exporter):
     assert "ValueError" in told
 
 
-def test_what_was_said_is_recorded_where_asked(make_kit, spans):
-    """In the conventions' form, on the request."""
-    make_kit(content=True).call(Call(MESSAGES), ScriptedBackend(default=["an answer"]))
+@pytest.mark.parametrize("mode", MODES)
+def test_what_was_said_is_recorded_where_asked(mode, make_kit, spans):
+    """In the conventions' form, on the request; a stream's words are put together."""
+    script = ["an ", Last("answer", Usage(1, 2))]
+    drive(make_kit(content=True), Call(MESSAGES), ScriptedBackend(default=script), mode)
     told = spans()["llmkit chat"].attributes
     assert json.loads(told["gen_ai.input.messages"]) == [
         {"role": message["role"], "parts": [{"type": "text", "content": message["content"]}]} for message in MESSAGES
     ]
     assert json.loads(told["gen_ai.output.messages"]) == [
-        {"role": "assistant", "parts": [{"type": "text", "content": "an answer"}]}
+        {"role": "assistant", "parts": [{"type": "text", "content": "an answer"}], "finish_reason": "stop"}
     ]
+
+
+@pytest.mark.parametrize("mode", ["stream", "astream"])
+def test_of_a_failover_only_the_answer_is_recorded(mode, make_kit, spans):
+    """What a provider said before it failed is not what the caller was told."""
+    kit, backend = make_kit(content=True), ScriptedBackend({"a": [Failure("server")]}, default=["an ", "answer"])
+    drive(kit, Call(MESSAGES), backend, mode)
+    assert "an answer" in spans()["llmkit chat"].attributes["gen_ai.output.messages"]
+
+
+def test_of_an_abandoned_stream_what_came_is_recorded(make_kit, spans):
+    """As far as the provider got."""
+    stream = make_kit(content=True).stream(Call(MESSAGES), ScriptedBackend(default=["one ", "two ", "three"]))
+    next(stream)
+    next(stream)
+    stream.close()
+    (answer,) = json.loads(spans()["llmkit chat"].attributes["gen_ai.output.messages"])
+    assert answer == {"role": "assistant", "parts": [{"type": "text", "content": "one two "}]}
+
+
+async def test_a_follower_says_what_it_was_told(make_kit, exporter, plugin):
+    """Also of a stream, which another's attempt brought."""
+    kit = make_kit(plugin(pre_request=lambda call: Share("all")), content=True)
+    backend = ScriptedBackend(default=["an ", "answer"])
+
+    async def read(call: Call) -> None:
+        [_ async for _ in kit.astream(call, backend)]
+
+    await asyncio.gather(read(Call(MESSAGES)), read(Call(MESSAGES)))
+    told = [span.attributes for span in exporter.get_finished_spans() if span.name == "llmkit chat"]
+    assert len(told) == 2
+    assert all("an answer" in attributes["gen_ai.output.messages"] for attributes in told)
+
+
+def test_a_prompt_is_not_written_for_a_trace_that_is_not_sampled(registry):
+    """The SDK's sampler is asked before anything costs anything."""
+    written: list[str] = []
+    plugin = ObservabilityPlugin(
+        registry,
+        tracer_provider=TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False),
+        content=True,
+        redact=lambda text: written.append(text) or text,
+    )
+    kit = LLMKit([plugin], [Target("a", "p", "m", 1, 1)], on_plugin_error="raise")
+    list(kit.stream(call := Call(MESSAGES), ScriptedBackend()))
+    assert written == []
+    assert call.attempts[0].on_chunk is None
 
 
 def test_a_redaction_that_fails_records_nothing(make_kit, spans):
