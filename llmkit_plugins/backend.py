@@ -15,7 +15,7 @@ class Backend:
 
     While it reads, a backend writes what it learns (``usage``, ``finish_reason``, ``model``, ``headers``) onto the
     attempt, so that an abandoned stream keeps what it had. A sync backend hands ``attempt.timeout_seconds`` to its
-    client.
+    client. One that can sends ``attempt.request_headers`` too.
     """
 
     targets: Sequence[Target] = ()

@@ -21,6 +21,9 @@ _TRACING_ONLY = frozenset({"ls_structured_output_format", "structured_output_for
 CREDENTIAL = "credential"
 """The parameter of a call that tells apart models which look alike but may have other keys; it is not sent."""
 
+_WITH_HEADERS = frozenset({"langchain_anthropic", "langchain_groq", "langchain_openai"})
+"""The packages of models, and of those that are derived from them, whose clients take ``extra_headers``."""
+
 _ABSENT = object()
 
 
@@ -81,7 +84,10 @@ class Route:
             del kwargs["model"]
         if attempt.timeout_seconds is not None and _takes_timeout(self.model):
             kwargs["timeout"] = attempt.timeout_seconds
-        return {**self.native, **kwargs}
+        kwargs = {**self.native, **kwargs}
+        if attempt.request_headers is not None and _takes_headers(self.model):
+            kwargs["extra_headers"] = {**(kwargs.get("extra_headers") or {}), **attempt.request_headers}
+        return kwargs
 
 
 def kwargs_of(runnable: Runnable[Any, Any]) -> dict[str, Any]:
@@ -95,6 +101,11 @@ def kwargs_of(runnable: Runnable[Any, Any]) -> dict[str, Any]:
 def _takes_timeout(model: BaseChatModel) -> bool:
     fields = type(model).model_fields
     return "timeout" in fields or any(field.alias == "timeout" for field in fields.values())
+
+
+def _takes_headers(model: BaseChatModel) -> bool:
+    """Whether it hands ``extra_headers`` to its client, and no cache of its own would take each call for another."""
+    return not model.cache and any(cls.__module__.partition(".")[0] in _WITH_HEADERS for cls in type(model).__mro__)
 
 
 async def _alone(generation: ChatGeneration) -> AsyncIterator[ChatGenerationChunk]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from llmkit_litellm import compat, reading
 from llmkit_litellm.errors import as_litellm, original
 from llmkit_litellm.journey import Journey, journey_under_way, sending
 from llmkit_litellm.streams import AttemptStream, attempt_stream
-from llmkit_plugins.call import Attempt
+from llmkit_litellm.wire import with_headers
 from llmkit_plugins.engine.handle import Handle
 from llmkit_plugins.errors import Refused
 
@@ -36,7 +35,7 @@ def send(journey: Journey, send_it: Callable[[], Any], kwargs: Mapping[str, Any]
     handle = journey.take()
     try:
         with sending():
-            answer = tracing(send_it, handle.attempt)()
+            answer = with_headers(send_it, handle.attempt)()
         if compat.is_stream(answer):
             return _stream(journey, handle, answer).open()
         return _finish(handle, answer)
@@ -53,21 +52,13 @@ async def asend(journey: Journey, send_it: Callable[[], Awaitable[Any]], kwargs:
     handle = journey.take()
     try:
         with sending():
-            answer = await tracing(send_it, handle.attempt)()
+            answer = await with_headers(send_it, handle.attempt)()
         if compat.is_stream(answer):
             return await _stream(journey, handle, answer).aopen()
         return _finish(handle, answer)
     except BaseException as error:
         _fail(journey, handle, error)
         raise
-
-
-def tracing(send_it: Callable[[], Any], attempt: Attempt | None) -> Callable[[], Any]:
-    """*send_it*, with the headers that a plugin wants *attempt* to be sent with (a ``traceparent``)."""
-    headers = None if attempt is None else attempt.state.get("request_headers")
-    if not headers or not isinstance(send_it, partial):
-        return send_it
-    return partial(send_it, headers={**headers, **(send_it.keywords.get("headers") or {})})
 
 
 @contextmanager

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from llmkit_litellm import compat
-from llmkit_litellm.attempts import tracing
 from llmkit_litellm.journey import Journey, Reader, sending, travelling
 from llmkit_litellm.reading import Reading, learn, says
 from llmkit_litellm.streams import Opening
 from llmkit_litellm.targets import Book
+from llmkit_litellm.wire import with_headers
 from llmkit_plugins.call import Attempt, Call, Target
 from llmkit_plugins.kit import LLMKit
 
@@ -40,17 +40,17 @@ class SDKBackend(LiteLLMBackend):
 
     def send(self, call: Call, attempt: Attempt | None) -> Any:
         with sending():
-            answer = tracing(self._send, attempt)()
+            answer = with_headers(self._send, attempt)()
         return _learnt(attempt, answer)
 
     async def asend(self, call: Call, attempt: Attempt | None) -> Any:
         with sending():
-            answer = await tracing(self._send, attempt)()
+            answer = await with_headers(self._send, attempt)()
         return _learnt(attempt, answer)
 
     def stream(self, call: Call, attempt: Attempt | None) -> Iterator[Any]:
         with sending():
-            stream = tracing(self._send, attempt)()
+            stream = with_headers(self._send, attempt)()
         if not compat.is_stream(stream):
             yield Opening(_learnt(attempt, stream))
             return
@@ -64,7 +64,7 @@ class SDKBackend(LiteLLMBackend):
 
     async def astream(self, call: Call, attempt: Attempt | None) -> AsyncIterator[Any]:
         with sending():
-            stream = await tracing(self._send, attempt)()
+            stream = await with_headers(self._send, attempt)()
         if not compat.is_stream(stream):
             yield Opening(_learnt(attempt, stream))
             return

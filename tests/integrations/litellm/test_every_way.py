@@ -39,7 +39,7 @@ async def test_headers_that_a_plugin_wants(entrance, mode, ask, kit, plugin, fir
     """What a plugin puts among an attempt's headers (a ``traceparent``) is sent, and the caller's own win."""
 
     def trace(call, attempt):
-        attempt.state["request_headers"] = {"traceparent": f"attempt-{attempt.number}", "x-own": "plugin"}
+        attempt.request_headers = {"traceparent": f"attempt-{attempt.number}", "x-own": "plugin"}
 
     kit.register(plugin(pre_attempt=trace))
     await ask(mode, entrance, headers={"x-own": "caller"})

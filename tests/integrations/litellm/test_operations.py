@@ -132,7 +132,7 @@ async def test_a_spent_limit(asking, function, how, heard, kit, plugin, first, s
 @pytest.mark.parametrize(("function", "how"), WAYS)
 async def test_headers_that_a_plugin_wants(asking, function, how, kit, plugin, first):
     """A ``traceparent`` is sent with these too."""
-    kit.register(plugin(pre_attempt=lambda call, attempt: attempt.state.update(request_headers={"traceparent": "t"})))
+    kit.register(plugin(pre_attempt=lambda call, attempt: setattr(attempt, "request_headers", {"traceparent": "t"})))
     await asking(function, how)
     assert first.requests[0].headers["traceparent"] == "t"
 

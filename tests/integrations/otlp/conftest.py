@@ -119,7 +119,7 @@ def _over_http(inbox: Inbox) -> tuple[str, Callable[[], None]]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
 
     def stop() -> None:

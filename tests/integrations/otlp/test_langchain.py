@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -30,9 +31,15 @@ def providers() -> Iterator[tuple[FakeProvider, FakeProvider]]:
 
 
 @pytest.fixture
-def kit(endpoint, protocol) -> LLMKit:
+def settings() -> dict[str, Any]:
+    """More of the plugin's settings."""
+    return {}
+
+
+@pytest.fixture
+def kit(endpoint, protocol, settings) -> LLMKit:
     """Its spans go to the receiver; closing it delivers them."""
-    return LLMKit([ObservabilityPlugin(own_registry=True, otlp_endpoint=endpoint, otlp_protocol=protocol)])
+    return LLMKit([ObservabilityPlugin(own_registry=True, otlp_endpoint=endpoint, otlp_protocol=protocol, **settings)])
 
 
 @pytest.fixture
@@ -85,15 +92,16 @@ def told(kit, inbox, root) -> list[tuple[str, str, str]]:
     return sorted((span.name, names[span.parent_id], span.attributes["llmkit.outcome"]) for span in spans)
 
 
-async def run(agent: Any, mode: str) -> None:
+async def run(asked: Any, mode: str, question: Any = QUESTION) -> None:
+    how = {"stream_mode": "messages"} if question is QUESTION else {}
     if mode == "invoke":
-        agent.invoke(QUESTION)
+        asked.invoke(question)
     elif mode == "ainvoke":
-        await agent.ainvoke(QUESTION)
+        await asked.ainvoke(question)
     elif mode == "stream":
-        list(agent.stream(QUESTION, stream_mode="messages"))
+        list(asked.stream(question, **how))
     else:
-        [_ async for _ in agent.astream(QUESTION, stream_mode="messages")]
+        [_ async for _ in asked.astream(question, **how)]
 
 
 MODES = ("invoke", "ainvoke", "stream", "astream")
@@ -180,14 +188,39 @@ async def test_a_handler_joins_the_trace(mode, kit, inbox, root, providers, mode
     """Where LangChain sends by itself, a callback handler's spans are in the application's trace as well."""
     plain = model.models["b"]
     handled = plain.with_config(callbacks=[LLMKitCallbackHandler(kit)])
-    answers = {
-        "invoke": lambda: handled.invoke("hi"),
-        "stream": lambda: list(handled.stream("hi")),
-    }
-    if mode in answers:
-        answers[mode]()
-    elif mode == "ainvoke":
-        await handled.ainvoke("hi")
-    else:
-        [_ async for _ in handled.astream("hi")]
+    await run(handled, mode, "hi")
     assert told(kit, inbox, root) == [("chat model-b", "llmkit chat", "ok"), ("llmkit chat", "app", "ok")]
+
+
+@pytest.mark.parametrize("settings", [{"propagate_trace": True}, {}], ids=["propagated", "not"])
+@pytest.mark.parametrize("protocol", ["http"], indirect=True)
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_provider_is_told_of_the_trace(mode, settings, model, kit, inbox, root, providers):
+    """Each attempt, a failed one too, has its own span on the wire, where that is asked for, beside other headers."""
+    providers[0].fail_with(Fault("overloaded"))
+    await run(model.bind(extra_headers={"x-mine": "1"}), mode, "hi")
+    told(kit, inbox, root)
+    spans = [span for name in "ab" for span in inbox.spans if span.name == f"chat model-{name}"]
+    assert len(spans) == 2
+    for provider, span in zip(providers, spans, strict=True):
+        (seen,) = provider.requests
+        told_of = f"00-{span.trace_id}-{span.span_id}-01" if settings else None
+        assert seen.headers.get("traceparent") == told_of
+        assert seen.headers["x-mine"] == "1"
+
+
+@pytest.mark.parametrize("settings", [{"content": True}], ids=["content"])
+@pytest.mark.parametrize("protocol", ["http"], indirect=True)
+@pytest.mark.parametrize("handled", [False, True], ids=["model", "handler"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_was_said(mode, handled, settings, model, kit, inbox, root):
+    """Prompt and answer, streamed or not, through the kit's model or beside LangChain's own."""
+    asked = model.models["a"].with_config(callbacks=[LLMKitCallbackHandler(kit)]) if handled else model
+    await run(asked, mode, "hi there")
+    told(kit, inbox, root)
+    (request,) = [span for span in inbox.spans if span.name == "llmkit chat"]
+    (prompt,) = json.loads(request.attributes["gen_ai.input.messages"])
+    assert prompt == {"role": "user", "parts": [{"type": "text", "content": "hi there"}]}
+    (answer,) = json.loads(request.attributes["gen_ai.output.messages"])
+    assert answer["parts"] == [{"type": "text", "content": "one two three"}]
+    assert answer["finish_reason"] == "stop"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else importing it asks the network for prices
 
 import litellm
-from llmkit_litellm import LLMKitRouter
+from llmkit_litellm import LLMKitRouter, install, uninstall
 
 from llmkit_plugins import LLMKit
 from llmkit_plugins.plugins.observability import ObservabilityPlugin
@@ -47,9 +49,15 @@ def providers() -> Iterator[tuple[FakeProvider, FakeProvider]]:
 
 
 @pytest.fixture
-def kit(endpoint, protocol, plugin) -> LLMKit:
+def settings() -> dict[str, Any]:
+    """More of the plugin's settings."""
+    return {}
+
+
+@pytest.fixture
+def kit(endpoint, protocol, plugin, settings) -> LLMKit:
     """Prefers ``a``; its spans go to the receiver, at the latest when it is closed."""
-    observing = ObservabilityPlugin(own_registry=True, otlp_endpoint=endpoint, otlp_protocol=protocol)
+    observing = ObservabilityPlugin(own_registry=True, otlp_endpoint=endpoint, otlp_protocol=protocol, **settings)
     return LLMKit([observing, plugin(route=lambda call, targets: sorted(targets, key=lambda target: target.name))])
 
 
@@ -74,7 +82,7 @@ def root():
         yield span.get_span_context()
 
 
-async def ask(router: LLMKitRouter, mode: str, chunks: int | None = None, **given) -> None:
+async def ask(router: Any, mode: str, chunks: int | None = None, **given) -> None:
     """Ask, and read *chunks* of a stream (None: all) before it is closed."""
     if mode == "sync":
         await asyncio.to_thread(router.completion, "group", PROMPT, **given)
@@ -175,3 +183,57 @@ async def test_a_trace_that_came_with_the_request(metadata, router, kit, inbox):
         ("chat model-a", "llmkit chat", "ok"),
         ("llmkit chat", "app", "ok"),
     ]
+
+
+def on_the_wire(provider: FakeProvider) -> str | None:
+    (seen,) = provider.requests
+    assert seen.headers["x-mine"] == "1"
+    return seen.headers.get("traceparent")
+
+
+@pytest.mark.parametrize("settings", [{"propagate_trace": True}, {}], ids=["propagated", "not"])
+@pytest.mark.parametrize("protocol", ["http"], indirect=True)
+@pytest.mark.parametrize("given", ["headers", "extra_headers"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_provider_is_told_of_the_trace(mode, given, settings, router, kit, inbox, root, providers):
+    """Each attempt, a failed one too, has its own span on the wire, where that is asked for, beside other headers."""
+    providers[0].fail_with(Fault("server_error"))
+    await ask(router, mode, **{given: {"x-mine": "1"}})
+    told(kit, inbox, *of(root))
+    for provider, model in zip(providers, ("chat model-a", "chat model-b"), strict=True):
+        (span,) = [span for span in inbox.spans if span.name == model]
+        assert on_the_wire(provider) == (f"00-{span.trace_id}-{span.span_id}-01" if settings else None)
+
+
+@pytest.mark.parametrize("settings", [{"propagate_trace": True, "content": True}], ids=["both"])
+@pytest.mark.parametrize("protocol", ["http"], indirect=True)
+@pytest.mark.parametrize("entrance", ["router", "sdk"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_was_said(mode, entrance, settings, router, kit, inbox, root, providers):
+    """Prompt and answer, streamed or not, through a Router or by the SDK; the SDK's provider is told as well."""
+    if entrance == "sdk":
+        install(kit)
+    try:
+        await ask(SDK(providers[0].url) if entrance == "sdk" else router, mode, extra_headers={"x-mine": "1"})
+    finally:
+        uninstall()
+    assert on_the_wire(providers[0]) is not None
+    told(kit, inbox, *of(root))
+    (request,) = [span for span in inbox.spans if span.name == "llmkit chat"]
+    assert "hi there" in request.attributes["gen_ai.input.messages"]
+    (answer,) = json.loads(request.attributes["gen_ai.output.messages"])
+    assert answer["parts"] == [{"type": "text", "content": "one two three"}]
+    assert answer["finish_reason"] == "stop"
+
+
+class SDK:
+    """``litellm`` itself, asked as a Router is."""
+
+    def __init__(self, url: str) -> None:
+        self._where = {"api_base": url, "api_key": "k", "max_retries": 0}
+
+    def completion(self, _: str, messages: Any, **given: Any) -> Any:
+        return litellm.completion("openai/model-a", messages, **self._where, **given)
+
+    async def acompletion(self, _: str, messages: Any, **given: Any) -> Any:
+        return await litellm.acompletion("openai/model-a", messages, **self._where, **given)
