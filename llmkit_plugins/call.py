@@ -110,7 +110,7 @@ class Attempt:
     paused_seconds: float = 0.0
     """Time the consumer of the stream took between chunks: not the provider's."""
     chunks: int = 0
-    """How many chunks of a stream were handed over, those that say nothing included."""
+    """How many chunks of a stream were handed over, from the first that says something on; 0 or less before it."""
     timeout_seconds: float | None = None
     """What was left to it when it was sent: for a whole answer, or to the first chunk and then to each next one."""
     usage: Usage | None = None

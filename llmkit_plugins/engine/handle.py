@@ -45,6 +45,8 @@ class Handle:
 
     def chunk(self, chunk: Any) -> None:
         """The stream brought *chunk*, which plugins may want to look at."""
+        if self._relaying:
+            self.attempt.chunks += 1
         if self.attempt.on_chunk is not None:
             inform(self._bugs, self.attempt.on_chunk, chunk)
 

@@ -432,10 +432,13 @@ def test_chunks_are_heard_by_who_wants_to(stage, plugin):
     heard = []
     made = stage(plugin(pre_attempt=listen))
     handle = made.begin("begin", call := Call(stream=True))
+    handle.chunk("")
+    handle.first_chunk()
     handle.chunk("x")
     handle.finish()
-    assert (heard, call.outcome) == (["x"], "ok")
-    assert sum(made.kit.bugs.values()) == 1
+    assert (heard, call.outcome) == (["", "x"], "ok")
+    assert handle.attempt.chunks == 2  # the first that said something, and the one after it
+    assert sum(made.kit.bugs.values()) == 2
 
 
 def test_an_end_that_comes_while_the_first_chunk_is_told(stage, plugin, in_threads):

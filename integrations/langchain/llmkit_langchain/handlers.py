@@ -57,7 +57,7 @@ class _Handler(BaseCallbackHandler):
         handle = self._runs.get(run_id)
         if handle is None:
             return
-        handle.attempt.chunks += 1
+        handle.chunk(token if chunk is None else chunk)
         if handle.call.stream:
             return
         if token if chunk is None else _BACKEND.says(chunk):

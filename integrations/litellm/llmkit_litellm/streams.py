@@ -136,7 +136,6 @@ class AttemptStream:
         return chunk
 
     def _hand(self, chunk: Any) -> Any:
-        self._handle.attempt.chunks += 1
         self._handed = self._clock()
         return chunk
 

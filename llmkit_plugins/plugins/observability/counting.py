@@ -63,6 +63,7 @@ class Counting:
         paused: float,
         outcome: str | None,
         usage: Usage | None,
+        chunks: int,
         reported_cost: float | None,
         exemplar: Exemplar | None,
     ) -> None:
@@ -72,8 +73,10 @@ class Counting:
             series.attempts[outcome or NONE].observe(finished - started - paused, exemplar)
             if first is not None:
                 series.first_token.observe(first - started, exemplar)
-                if usage is not None and usage.output_tokens > 1 and outcome == "ok":
-                    series.per_token.observe((finished - first - paused) / (usage.output_tokens - 1))
+                if outcome == "ok" and chunks > 1:
+                    series.per_chunk.observe((finished - first - paused) / (chunks - 1), exemplar, chunks - 1)
+                if outcome == "ok" and usage is not None and usage.output_tokens > 1:
+                    series.per_token.observe((finished - first - paused) / (usage.output_tokens - 1), exemplar)
         if usage is not None:
             _count_tokens(series, usage)
         cost = self.prices.of(target, usage, reported_cost)

@@ -59,16 +59,17 @@ class Histogram:
         self.exemplars: dict[int, tuple[float, Exemplar]] = {}
         """By bucket, the last value that came with one."""
 
-    def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
-        """Count *value*; its bucket remembers the last *exemplar*."""
+    def observe(self, value: float, exemplar: Exemplar | None = None, times: int = 1) -> None:
+        """Count *value*, so many *times*; its bucket remembers the last *exemplar*."""
         place = bisect_left(self.bounds, value)
-        self.counts[place] += 1
-        self.total += value
+        self.counts[place] += times
+        self.total += value * times
         if exemplar is not None:
             self.exemplars[place] = value, exemplar
         if self.relays:
             for relay in self.relays:
-                relay(value)
+                for _ in range(times):
+                    relay(value)
 
 
 Child = TypeVar("Child", bound="Sum | Histogram")

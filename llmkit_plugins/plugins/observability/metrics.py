@@ -83,6 +83,13 @@ class Metrics:
             _WHO,
             TOKEN_SECONDS,
         )
+        self.time_per_output_chunk: Family[Histogram] = Family(
+            "llmkit_time_per_output_chunk_seconds",
+            "histogram",
+            "Seconds from one chunk of a stream to the next, each counted with the mean of its stream.",
+            _WHO,
+            SECONDS,
+        )
         self.refusals: Family[Sum] = Family(
             "llmkit_refusals_total", "counter", "Requests that were refused, by what refused them.", ("reason",)
         )
@@ -188,6 +195,11 @@ class Series:
     def per_token(self) -> Histogram:
         """Seconds."""
         return self._metrics.time_per_output_token.of(*self._who)
+
+    @cached_property
+    def per_chunk(self) -> Histogram:
+        """Seconds."""
+        return self._metrics.time_per_output_chunk.of(*self._who)
 
     @cached_property
     def latency_ratio(self) -> Histogram:

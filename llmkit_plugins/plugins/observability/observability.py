@@ -136,6 +136,7 @@ class Observability:
                     attempt.paused_seconds,
                     attempt.outcome,
                     attempt.usage,
+                    attempt.chunks,
                     attempt.reported_cost,
                     exemplar,
                 )

@@ -26,7 +26,13 @@ _ATTRIBUTES = {
 }
 """The conventions' names of labels that have one."""
 
-_COVERED = frozenset({"llmkit_attempt_duration_seconds", "llmkit_time_to_first_token_seconds"})
+_COVERED = frozenset(
+    {
+        "llmkit_attempt_duration_seconds",
+        "llmkit_time_per_output_chunk_seconds",
+        "llmkit_time_to_first_token_seconds",
+    }
+)
 """Ours that the conventions have an instrument for."""
 
 _UNITS = {
@@ -42,6 +48,7 @@ class GenAI:
     def __init__(self, meter: Meter) -> None:
         self._duration = _histogram(meter, "gen_ai.client.operation.duration", "s", SECONDS)
         self._first_chunk = _histogram(meter, "gen_ai.client.operation.time_to_first_chunk", "s", SECONDS)
+        self._per_chunk = _histogram(meter, "gen_ai.client.operation.time_per_output_chunk", "s", SECONDS)
         self._tokens = _histogram(meter, "gen_ai.client.token.usage", "{token}", genai.TOKEN_BUCKETS)
 
     def attempted(self, call: Call, attempt: Attempt, note: Callable[..., None], context: Context | None) -> None:
@@ -52,12 +59,20 @@ class GenAI:
         told = _who(call, attempt)
         if to_first is not None:
             note(self._first_chunk.record, to_first, told, context)
+            if attempt.chunks > 1 and attempt.outcome == "ok":
+                note(_record_each, self._per_chunk, seconds - to_first, attempt.chunks - 1, told, context)
         if usage is not None:
             note(self._tokens.record, usage.input_tokens, {**told, genai.TOKEN_TYPE: "input"}, context)
             note(self._tokens.record, usage.output_tokens, {**told, genai.TOKEN_TYPE: "output"}, context)
         if attempt.outcome == "error":
             told = {**told, genai.ERROR_TYPE: genai.error_type(attempt.kind, attempt.error)}
         note(self._duration.record, seconds, told, context)
+
+
+def _record_each(to: Histogram, seconds: float, times: int, told: dict[str, Any], context: Context | None) -> None:
+    """The conventions want one value for each chunk: it is the mean of its stream."""
+    for _ in range(times):
+        to.record(seconds / times, told, context)
 
 
 def _who(call: Call, attempt: Attempt) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def _spent(attempt: Attempt) -> Spent:
     if attempt.outcome == "ok":
         return AS_EXPECTED
     if attempt.first_chunk is not None:
-        return Spent(None, attempt.chunks, None, complete=False)  # providers send a token a chunk, more or less
+        return Spent(None, max(0, attempt.chunks), None, complete=False)  # providers send a token a chunk, more or less
     return NOTHING if attempt.outcome == "error" else AS_EXPECTED
 
 

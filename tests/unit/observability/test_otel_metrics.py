@@ -52,8 +52,8 @@ SAID = {**WHO, "gen_ai.operation.name": "chat"}
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_conventions_instruments(mode, kit, points, clock):
-    """Duration, time to the first chunk and tokens of each attempt, in the conventions' buckets."""
-    script = [Pause(1.0), "x", Pause(2.0), Last("y", Usage(10, 8))]
+    """Duration, time to the first chunk and to each next one, and tokens, in the conventions' buckets."""
+    script = [Pause(1.0), "x", Pause(0.5), "y", Pause(1.5), Last("z", Usage(10, 8))]
     drive(kit, call := Call("hi"), ScriptedBackend(default=script, sleep=clock.sleep), mode)
     told = points()
     (duration,) = told["gen_ai.client.operation.duration"]
@@ -65,6 +65,9 @@ def test_the_conventions_instruments(mode, kit, points, clock):
     assert tokens["input"].explicit_bounds == tuple(4.0**k for k in range(14))
     first = told.get("gen_ai.client.operation.time_to_first_chunk", [])
     assert [point.sum for point in first] == ([pytest.approx(1.0)] if call.stream else [])
+    chunks = told.get("gen_ai.client.operation.time_per_output_chunk", [])
+    assert [(point.count, point.sum) for point in chunks] == ([(2, pytest.approx(2.0))] if call.stream else [])
+    assert {point.explicit_bounds for point in [*first, *chunks]} <= {SECONDS}
 
 
 def test_a_failure_has_its_type(kit, points):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import suppress
 
 import pytest
 
@@ -42,6 +43,25 @@ def test_a_stream_is_timed_to_its_first_token_and_per_token(mode, make_kit, valu
     assert value("llmkit_time_to_first_token_seconds_sum", **WHO) == pytest.approx(1.0)
     assert value("llmkit_time_per_output_token_seconds_sum", **WHO) == pytest.approx(0.5)
     assert value("llmkit_attempt_duration_seconds_sum", **WHO, outcome="ok") == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("mode", ["stream", "astream"])
+def test_the_chunks_of_a_stream_are_timed_from_one_to_the_next(mode, make_kit, value, clock):
+    """Of three that say something there are two intervals, each counted with their mean; the empty one is none."""
+    script = ["", Pause(1.0), "one", Pause(2.0), "two", Pause(4.0), Last("three", Usage(7, 5))]
+    drive(make_kit(), Call("hi"), ScriptedBackend(default=script, sleep=clock.sleep), mode)
+    assert value("llmkit_time_per_output_chunk_seconds_count", **WHO) == 2
+    assert value("llmkit_time_per_output_chunk_seconds_sum", **WHO) == pytest.approx(6.0)
+    assert value("llmkit_time_per_output_chunk_seconds_bucket", **WHO, le="2.56") == 0
+
+
+@pytest.mark.parametrize("script", [["one"], ["one", "two", Failure("server")]], ids=["one", "broken off"])
+def test_what_has_no_intervals(script, make_kit, value):
+    """A single chunk, and a stream that broke off: it may have been a stall that broke it."""
+    with suppress(Failure):
+        list(make_kit().stream(Call("hi"), ScriptedBackend(default=script)))
+    assert value("llmkit_time_to_first_token_seconds_count", **WHO) == 1
+    assert value("llmkit_time_per_output_chunk_seconds_count", **WHO) is None
 
 
 def test_the_consumers_pauses_are_not_the_providers(make_kit, value, slow, clock):
