@@ -55,14 +55,14 @@ async def test_five_at_once_cannot_spend_more_than_there_is(
 
 
 async def test_streams_left_half_way_are_charged_for_what_they_said(openai_backend: Any) -> None:
-    """Who leaves after three chunks of thirty uses up neither as much as who reads them all, nor nothing."""
+    """Who leaves after three words of thirty uses up neither as much as who reads them all, nor nothing."""
     with FakeProvider(reply=" ".join(["word"] * 30), per_token_seconds=0.002) as provider:
         kit, backend = kit_of(Limit(output_tokens="60/min", per="user")), openai_backend(a=provider.url)
         left = 0
         for _ in range(40):
             stream = kit.astream(Call(PROMPT, user="ann", params={"max_tokens": 30}), backend)
             try:
-                for _ in range(3):
+                for _ in range(4):  # the first names the role
                     await anext(stream)
             except RateLimited:
                 break

@@ -10,13 +10,13 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakSet
 
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from llmkit_langchain.backend import LangChainBackend
 from llmkit_langchain.calls import Origin, call_of, learn
 from llmkit_langchain.errors import langchain_errors
+from llmkit_langchain.run_tree import RunTreeHandler
 from llmkit_langchain.runs import MARK, mark_of, runs_of
 from llmkit_langchain.targets import target_for
 from llmkit_plugins import Call, Handle, LLMKit, Target
@@ -29,22 +29,24 @@ _told: WeakSet[LLMKit] = WeakSet()
 _warned: WeakSet[LLMKit] = WeakSet()
 
 
-class _Handler(BaseCallbackHandler):
+class _Handler(RunTreeHandler):
     """What both have in common: everything but the beginning."""
 
     raise_error = True
     """What a plugin refuses must stop the call."""
     run_inline = True
     """In the caller's own task: LangChain asks it before handlers that only watch, and would use a thread else."""
-    ignore_chain = ignore_agent = ignore_retriever = ignore_retry = ignore_custom_event = True
+    ignore_retry = ignore_custom_event = True
 
     def __init__(self, kit: LLMKit) -> None:
+        super().__init__(kit)
         self.kit = kit
         self._runs = runs_of(kit)
         _say_what_it_cannot(kit)
 
     def _call(self, run_id: UUID, messages: Any, told: dict[str, Any], operation: str) -> tuple[Call, Target] | None:
         """The call that a run makes and where it goes; None where it is counted already."""
+        self._join_tree(run_id, told.get("parent_run_id"))
         metadata = told.get("metadata") or {}
         if metadata.get(MARK) == mark_of(self.kit) or not self._runs.claim(run_id):
             return None
@@ -66,12 +68,14 @@ class _Handler(BaseCallbackHandler):
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         """It ended well."""
+        self._leave_tree(run_id)
         if handle := self._runs.close(run_id):
             _learn(handle, response)
             handle.finish(response)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **told: Any) -> None:
         """It ended badly; a cancellation, or a stream left half-way, says nothing about the provider."""
+        self._leave_tree(run_id)
         if handle := self._runs.close(run_id):
             _learn(handle, told.get("response"))
             handle.fail(error)

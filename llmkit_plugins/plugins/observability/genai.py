@@ -24,6 +24,9 @@ OUTPUT_MESSAGES = "gen_ai.output.messages"
 STREAM = "gen_ai.request.stream"
 ERROR_TYPE = "error.type"
 
+RUN = "invoke_workflow"
+"""The operation that the run of a chain, an agent or a graph is."""
+
 TOKEN_BUCKETS = tuple(float(4**k) for k in range(14))
 """Those of ``gen_ai.client.token.usage``."""
 

@@ -20,6 +20,7 @@ from llmkit_plugins.plugins.observability.metrics import Metrics
 from llmkit_plugins.plugins.observability.observability import Observability
 from llmkit_plugins.plugins.observability.otel_metrics import GenAI, export
 from llmkit_plugins.plugins.observability.otlp import Receiver
+from llmkit_plugins.plugins.observability.runs import RunSpans
 from llmkit_plugins.plugins.observability.tracing import SCOPE, ParentOf, Tracing
 
 if TYPE_CHECKING:
@@ -104,6 +105,14 @@ class ObservabilityPlugin:
     def wsgi_app(self) -> Callable[..., Iterable[bytes]]:
         """``/metrics`` as a WSGI application, to be mounted in yours."""
         return wsgi_app(self.registry)
+
+    # -- the application's runs -------------------------------------------------------------------------------------
+
+    @property
+    def runs(self) -> RunSpans | None:
+        """What a framework's adapter tells of the runs that calls are made in; None where there are no spans."""
+        tracing = self.recorder.tracing
+        return None if tracing is None else tracing.runs
 
     # -- lifecycle --------------------------------------------------------------------------------------------------
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from random import random
+from random import getrandbits, random
 from time import time_ns
 from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
     NoOpTracerProvider,
     ProxyTracerProvider,
     Span,
@@ -38,6 +39,7 @@ from llmkit_plugins.events import CircuitsExhausted, LimitReached, Routed
 from llmkit_plugins.plugins.observability import genai
 from llmkit_plugins.plugins.observability.content import Content, Heard
 from llmkit_plugins.plugins.observability.instruments import Exemplar
+from llmkit_plugins.plugins.observability.runs import RunSpans
 
 SCOPE = "llmkit"
 """The instrumentation scope of spans and metrics."""
@@ -100,6 +102,25 @@ class Tracing:
         """The trace of *call*; None where it is not traced."""
         return call.state.get(self)
 
+    # -- the runs that requests are made in -------------------------------------------------------------------------
+
+    @cached_property
+    def runs(self) -> RunSpans:
+        """What to tell of the application's runs, in whose traces calls then are."""
+        runs, named = RunSpans(self), self._parent
+        self._parent = runs.span_of if named is None else lambda call: named(call) or runs.span_of(call)
+        return runs
+
+    def root(self, title: str, told: Mapping[str, Any]) -> Span | None:
+        """A span called *title*, in no trace yet; one that is not recorded where it is not sampled, None where a span
+        is current or there is no SDK."""
+        tracer = self._tracer or self._ask_for_tracer()
+        if tracer is None or get_current_span().get_span_context().is_valid:
+            return None
+        if self._ratio < 1.0 and self._chance() >= self._ratio:
+            return NonRecordingSpan(SpanContext(getrandbits(127) + 1, getrandbits(63) + 1, is_remote=False))
+        return tracer.start_span(title, kind=SpanKind.INTERNAL, attributes=told)
+
     # -- the request ------------------------------------------------------------------------------------------------
 
     def begun(self, call: Call, now: float) -> None:
@@ -127,11 +148,15 @@ class Tracing:
         """That of the process. Where it has none, it is asked again after a second: asking takes 1 µs."""
         if now < self._asks_again:
             return None
-        provider = get_tracer_provider()
-        if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
+        tracer = self._ask_for_tracer()
+        if tracer is None:
             self._asks_again = now + 1.0
-            return None
-        self._tracer = provider.get_tracer(SCOPE)
+        return tracer
+
+    def _ask_for_tracer(self) -> Tracer | None:
+        provider = get_tracer_provider()
+        if not isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
+            self._tracer = provider.get_tracer(SCOPE)
         return self._tracer
 
     def ended(self, call: Call, error: BaseException | None, now: float) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import openai
 import pytest
 from langchain.agents import create_agent
+from langchain_core.runnables import RunnableLambda
 from langchain_openai import ChatOpenAI
-from llmkit_langchain import ChatLLMKit, LLMKitCallbackHandler
+from llmkit_langchain import AsyncLLMKitCallbackHandler, ChatLLMKit, LLMKitCallbackHandler, llmkit_context
 from opentelemetry.sdk.trace import TracerProvider
 
 from llmkit_plugins import LLMKit
@@ -224,3 +225,63 @@ async def test_what_was_said(mode, handled, settings, model, kit, inbox, root):
     (answer,) = json.loads(request.attributes["gen_ai.output.messages"])
     assert answer["parts"] == [{"type": "text", "content": "one two three"}]
     assert answer["finish_reason"] == "stop"
+
+
+def told_without_context(kit, inbox) -> list[tuple[str, str, str]]:
+    """The same where the application has no span: everything is in one trace, below the run's own span."""
+    kit.close()
+    names = {span.span_id: span.name for span in inbox.spans} | {"": "nobody"}
+    assert len({span.trace_id for span in inbox.spans}) == 1
+    assert len(inbox.spans) == len({span.span_id for span in inbox.spans})
+    return sorted((span.name, names[span.parent_id], span.attributes["llmkit.outcome"]) for span in inbox.spans)
+
+
+@pytest.mark.parametrize("protocol", ["http"], indirect=True)
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_agents_run_is_a_trace_of_its_own(mode, agent, kit, inbox, providers):
+    """Without any OpenTelemetry in the application: one trace, however many calls the run makes and who fails."""
+    providers[0].fail_with(Fault("overloaded", on=[2]))
+    providers[0].reset()
+    await run(agent.with_config(callbacks=[LLMKitCallbackHandler(kit)]), mode)
+    assert told_without_context(kit, inbox) == [
+        ("chat model-a", "llmkit chat", "error"),
+        ("chat model-a", "llmkit chat", "ok"),
+        ("chat model-b", "llmkit chat", "ok"),
+        ("invoke_workflow LangGraph", "nobody", "ok"),
+        *[("llmkit chat", "invoke_workflow LangGraph", "ok")] * 2,
+    ]
+
+
+@pytest.mark.parametrize("protocol", ["http"], indirect=True)
+@pytest.mark.parametrize("handler", [LLMKitCallbackHandler, AsyncLLMKitCallbackHandler])
+@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
+async def test_a_cancelled_run_of_its_own(mode, handler, agent, kit, inbox, providers):
+    """Its span ends as cancelled, with those below it, and nothing is remembered."""
+    providers[0].slow_down(first_token_seconds=60.0)
+    task = asyncio.create_task(run(agent.with_config(callbacks=[handler(kit)]), mode))
+    await asyncio.to_thread(providers[0].wait_until, lambda stats: stats.in_flight == 1)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert told_without_context(kit, inbox) == [
+        ("chat model-a", "llmkit chat", "cancelled"),
+        ("invoke_workflow LangGraph", "nobody", "cancelled"),
+        ("llmkit chat", "invoke_workflow LangGraph", "cancelled"),
+    ]
+    assert not kit.plugins["observability"].runs
+
+
+@pytest.mark.parametrize("protocol", ["http"], indirect=True)
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_failed_run_of_its_own(mode, model, kit, inbox, providers):
+    """Also around models that LangChain asks by itself, under ``llmkit_context``."""
+    providers[1].fail_with(Fault("server_error"))
+    chain = RunnableLambda(lambda text: text, name="first") | model.models["b"]
+    with pytest.raises(openai.InternalServerError), llmkit_context(kit):
+        await run(chain, mode, "hi")
+    assert told_without_context(kit, inbox) == [
+        ("chat model-b", "llmkit chat", "error"),
+        ("invoke_workflow RunnableSequence", "nobody", "error"),
+        ("llmkit chat", "invoke_workflow RunnableSequence", "error"),
+    ]
+    assert not kit.plugins["observability"].runs

@@ -1,0 +1,64 @@
+"""LangChain's tree of runs, told to the observability plugin: the calls of an agent's run are then one trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+
+from llmkit_plugins import LLMKit
+
+
+class RunTreeHandler(BaseCallbackHandler):
+    """Tells of chains, tools and retrievers; only where *kit* makes spans, else LangChain need not tell it anything."""
+
+    ignore_chain = ignore_agent = ignore_retriever = True
+
+    def __init__(self, kit: LLMKit) -> None:
+        self._tree: Any = getattr(kit.plugins.get("observability"), "runs", None)
+        if self._tree is not None:
+            self.ignore_chain = self.ignore_agent = self.ignore_retriever = False
+
+    def _begin_run(
+        self,
+        serialized: Mapping[str, Any] | None,
+        _: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **told: Any,
+    ) -> None:
+        name = told.get("name") or (serialized or {}).get("name")
+        self._tree.begin(str(run_id), _id(parent_run_id), name)
+
+    def _end_run(self, _: Any, *, run_id: UUID, **__: Any) -> None:
+        self._tree.end(str(run_id))
+
+    def _fail_run(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        self._tree.end(str(run_id), error)
+
+    on_chain_start: Any = _begin_run
+    on_chain_end: Any = _end_run
+    on_chain_error: Any = _fail_run
+    on_tool_start: Any = _begin_run
+    on_tool_end: Any = _end_run
+    on_tool_error: Any = _fail_run
+    on_retriever_start: Any = _begin_run
+    on_retriever_end: Any = _end_run
+    on_retriever_error: Any = _fail_run
+
+    def _join_tree(self, run_id: UUID, parent_run_id: UUID | None) -> None:
+        """A model's run began."""
+        if self._tree is not None:
+            self._tree.join(str(run_id), _id(parent_run_id))
+
+    def _leave_tree(self, run_id: UUID) -> None:
+        """It ended."""
+        if self._tree is not None:
+            self._tree.end(str(run_id))
+
+
+def _id(run_id: UUID | None) -> str | None:
+    return None if run_id is None else str(run_id)
