@@ -86,7 +86,7 @@ class Route:
             kwargs["timeout"] = attempt.timeout_seconds
         kwargs = {**self.native, **kwargs}
         if attempt.request_headers is not None and _takes_headers(self.model):
-            kwargs["extra_headers"] = {**(kwargs.get("extra_headers") or {}), **attempt.request_headers}
+            kwargs["extra_headers"] = {**attempt.request_headers, **(kwargs.get("extra_headers") or {})}
         return kwargs
 
 

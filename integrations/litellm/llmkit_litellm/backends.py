@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 from llmkit_litellm import compat
@@ -25,7 +26,11 @@ class LiteLLMBackend(Reader):
     """What both have in common. *send* is LiteLLM's own function with the caller's arguments, sync or async."""
 
     def __init__(self, send: Send | ASend) -> None:
-        self._send: Callable[[], Any] = send
+        self._send: Callable[..., Any] = send
+
+    def _prepared(self, call: Call, attempt: Attempt | None = None) -> Callable[[], Any]:
+        """What to call: LiteLLM knows *call* by the same id, and sends what plugins want sent with *attempt*."""
+        return with_headers(partial(self._send, litellm_call_id=call.id), attempt)
 
     def copy(self, chunk: Any) -> Any:
         return compat.copied(chunk)
@@ -40,17 +45,17 @@ class SDKBackend(LiteLLMBackend):
 
     def send(self, call: Call, attempt: Attempt | None) -> Any:
         with sending():
-            answer = with_headers(self._send, attempt)()
+            answer = self._prepared(call, attempt)()
         return _learnt(attempt, answer)
 
     async def asend(self, call: Call, attempt: Attempt | None) -> Any:
         with sending():
-            answer = await with_headers(self._send, attempt)()
+            answer = await self._prepared(call, attempt)()
         return _learnt(attempt, answer)
 
     def stream(self, call: Call, attempt: Attempt | None) -> Iterator[Any]:
         with sending():
-            stream = with_headers(self._send, attempt)()
+            stream = self._prepared(call, attempt)()
         if not compat.is_stream(stream):
             yield Opening(_learnt(attempt, stream))
             return
@@ -64,7 +69,7 @@ class SDKBackend(LiteLLMBackend):
 
     async def astream(self, call: Call, attempt: Attempt | None) -> AsyncIterator[Any]:
         with sending():
-            stream = await with_headers(self._send, attempt)()
+            stream = await self._prepared(call, attempt)()
         if not compat.is_stream(stream):
             yield Opening(_learnt(attempt, stream))
             return
@@ -116,17 +121,17 @@ class RouterBackend(LiteLLMBackend):
 
     def send(self, call: Call, attempt: Attempt | None) -> Any:
         with Journey(self._kit, call, self._book) as journey, travelling(journey):
-            return compat.apart(self._send)
+            return compat.apart(self._prepared(call))
 
     async def asend(self, call: Call, attempt: Attempt | None) -> Any:
         async with Journey(self._kit, call, self._book) as journey:
             with travelling(journey):
-                return await self._send()
+                return await self._prepared(call)()
 
     def stream(self, call: Call, attempt: Attempt | None) -> Iterator[Any]:
         with Journey(self._kit, call, self._book) as journey:
             with travelling(journey):
-                stream = compat.apart(self._send)
+                stream = compat.apart(self._prepared(call))
             if not compat.is_stream(stream):
                 yield Opening(stream)
                 return
@@ -142,7 +147,7 @@ class RouterBackend(LiteLLMBackend):
     async def astream(self, call: Call, attempt: Attempt | None) -> AsyncIterator[Any]:
         async with Journey(self._kit, call, self._book) as journey:
             with travelling(journey):
-                stream = await self._send()
+                stream = await self._prepared(call)()
             if not compat.is_stream(stream):
                 yield Opening(stream)
                 return

@@ -14,9 +14,10 @@ T = TypeVar("T")
 
 
 def with_headers(send: Callable[..., T], attempt: Attempt | None) -> Callable[..., T]:
-    """*send*, LiteLLM's function with the caller's arguments, sending the headers that plugins want with *attempt*."""
+    """*send*, LiteLLM's function with the caller's arguments, sending the headers that plugins want with *attempt* too;
+    where the caller set one himself, that one."""
     wanted = None if attempt is None else attempt.request_headers
     if wanted is None:
         return send
     given = send.keywords.get("headers") if isinstance(send, partial) else None
-    return partial(send, headers={**(given or litellm.headers or {}), **wanted})
+    return partial(send, headers={**wanted, **(given or litellm.headers or {})})

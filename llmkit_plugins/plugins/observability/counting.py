@@ -82,7 +82,7 @@ class Counting:
         cost = self.prices.of(target, usage, reported_cost)
         if cost is not None:
             series.cost.add(cost)
-        elif usage is not None:
+        elif usage is not None or first is not None or (started is not None and outcome == "ok"):
             series.cost_unknown.add()
 
     def failed(self, target: Target, kind: str | None, error: str) -> None:

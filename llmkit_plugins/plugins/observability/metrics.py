@@ -54,7 +54,10 @@ class Metrics:
             "llmkit_request_cost_total", "counter", "USD spent, where the price is known.", _WHO
         )
         self.request_cost_unknown: Family[Sum] = Family(
-            "llmkit_request_cost_unknown_total", "counter", "Answers whose tokens have no known price.", _WHO
+            "llmkit_request_cost_unknown_total",
+            "counter",
+            "Answers, whole or in part, whose price or tokens nobody told: they are not in the cost.",
+            _WHO,
         )
         self.attempt_duration: Family[Histogram] = Family(
             "llmkit_attempt_duration_seconds",
@@ -141,7 +144,10 @@ class Metrics:
             HOOK_SECONDS,
         )
         self.telemetry_lost: Family[Sum] = Family(
-            "llmkit_telemetry_lost_total", "counter", "Spans that could not be delivered.", ("signal",)
+            "llmkit_telemetry_lost_total",
+            "counter",
+            "Spans, and collections of metrics, that the OTLP receiver did not take, by signal (spans, metrics).",
+            ("signal",),
         )
 
     def __iter__(self) -> Iterator[Family[Sum] | Family[Histogram]]:

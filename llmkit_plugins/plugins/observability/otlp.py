@@ -10,7 +10,7 @@ from typing import Any, Literal
 from weakref import WeakMethod
 
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
@@ -19,7 +19,7 @@ from llmkit_plugins.errors import ConfigError
 Protocol = Literal["grpc", "http"]
 
 Lost = Callable[[int], Any]
-"""Told how many spans no receiver took."""
+"""Told how many spans, or collections of metrics, no receiver took."""
 
 QUEUE = 4096
 """How many spans wait at most; what comes on top is lost."""
@@ -111,6 +111,32 @@ class _Watched(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
+class _Collections:
+    """An eye on what becomes of the collections of metrics that *exporter* sends. The next one has the sums again."""
+
+    def __init__(self, exporter: MetricExporter, lost: Lost) -> None:
+        self._export, self._lost = exporter.export, lost
+        self._sending, self._closed = 0, False
+        exporter.export = self.export  # type: ignore[method-assign]  # the reader asks it for more than its methods
+
+    def export(self, *args: Any, **kwargs: Any) -> MetricExportResult:
+        self._sending += 1
+        result = MetricExportResult.FAILURE
+        try:
+            result = self._export(*args, **kwargs)
+        finally:
+            self._sending -= 1
+            if result is not MetricExportResult.SUCCESS and not self._closed:
+                self._lost(1)
+        return result
+
+    def close(self) -> None:
+        """Count no more: what is still being sent is lost."""
+        self._closed = True
+        if self._sending:
+            self._lost(self._sending)
+
+
 class Receiver:
     """The OTLP receiver at *endpoint* (``http://host:4317``). Raises ``ConfigError`` where the extra ``otlp`` is not
     installed."""
@@ -119,6 +145,7 @@ class Receiver:
         self._endpoint, self._protocol = endpoint.rstrip("/"), protocol
         self._delivery: Delivery | None = None
         self._meters: MeterProvider | None = None
+        self._collections: _Collections | None = None
 
     def tracer_provider(self, lost: Lost) -> TracerProvider:
         """A provider whose spans go there."""
@@ -127,9 +154,10 @@ class Receiver:
         provider.add_span_processor(self._delivery)
         return provider
 
-    def meter_provider(self) -> MeterProvider:
+    def meter_provider(self, lost: Lost) -> MeterProvider:
         """A provider whose metrics go there, once a minute (``OTEL_METRIC_EXPORT_INTERVAL``)."""
         exporter: MetricExporter = self._exporter("metric", "OTLPMetricExporter", "/v1/metrics")
+        self._collections = _Collections(exporter, lost)
         self._meters = MeterProvider([PeriodicExportingMetricReader(exporter)], shutdown_on_exit=False)
         return self._meters
 
@@ -139,6 +167,8 @@ class Receiver:
             self._delivery.close(CLOSE_SECONDS)
         if self._meters is not None:
             self._meters.shutdown(CLOSE_SECONDS * 1000)
+        if self._collections is not None:
+            self._collections.close()
 
     def _exporter(self, signal: str, name: str, path: str) -> Any:
         endpoint = self._endpoint if self._protocol == "grpc" else self._endpoint + path

@@ -19,7 +19,7 @@ from llmkit_plugins.plugins.observability.exposition import MetricsServer, asgi_
 from llmkit_plugins.plugins.observability.metrics import Metrics
 from llmkit_plugins.plugins.observability.observability import Observability
 from llmkit_plugins.plugins.observability.otel_metrics import GenAI, export
-from llmkit_plugins.plugins.observability.otlp import Receiver
+from llmkit_plugins.plugins.observability.otlp import Lost, Receiver
 from llmkit_plugins.plugins.observability.runs import RunSpans
 from llmkit_plugins.plugins.observability.tracing import SCOPE, ParentOf, Tracing
 
@@ -71,7 +71,10 @@ class ObservabilityPlugin:
         if metrics is None or "opentelemetry" not in self.config.metrics:
             return None
         if provider is None:
-            provider = get_meter_provider() if self._receiver is None else self._receiver.meter_provider()
+            receiver = self._receiver
+            provider = (
+                get_meter_provider() if receiver is None else receiver.meter_provider(_noting(metrics, "metrics"))
+            )
         return export(metrics, provider, SCOPE)
 
     def _tracing(
@@ -83,8 +86,7 @@ class ObservabilityPlugin:
     ) -> Tracing:
         if provider is None and self._receiver is not None:
             metrics = metrics or Metrics()
-            lost = metrics.telemetry_lost.of("spans").add
-            provider = self._receiver.tracer_provider(partial(metrics.later.note, lost))
+            provider = self._receiver.tracer_provider(_noting(metrics, "spans"))
         config = self.config
         content = Content(config.content_characters, redact) if config.content else None
         return Tracing(
@@ -158,3 +160,8 @@ class ObservabilityPlugin:
     @hookimpl
     def llmkit_error(self, call: Call, error: BaseException) -> None:
         self.recorder.ended(call, error)
+
+
+def _noting(metrics: Metrics, signal: str) -> Lost:
+    """Counts what of *signal* is lost, from whichever thread; none so far."""
+    return partial(metrics.later.note, metrics.telemetry_lost.of(signal).add)

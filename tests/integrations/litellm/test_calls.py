@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import litellm
 import pytest
+from litellm.integrations.custom_logger import CustomLogger
 from llmkit_litellm.calls import call_of
 
 from llmkit_plugins import MultiplexerPlugin
@@ -82,3 +84,19 @@ def test_a_call_that_is_not_to_be_cached_is_not_shared():
     plugin = MultiplexerPlugin()
     assert plugin.llmkit_pre_request(marked) is None
     assert plugin.llmkit_pre_request(plain) is not None
+
+
+@pytest.mark.parametrize("given", [None, "mine"])
+async def test_litellm_knows_a_call_by_its_id(given, entrance, mode, ask, recorder):
+    """Its callbacks are told the id that is in the plugins' spans and logs: the caller's, else the kit's."""
+    seen: list[str] = []
+
+    class Watch(CustomLogger):
+        def log_pre_api_call(self, model, messages, kwargs):
+            seen.append(kwargs["litellm_call_id"])
+
+    litellm.callbacks = [Watch()]
+    await ask(mode, entrance, **({} if given is None else {"litellm_call_id": given}))
+    (call,) = recorder.calls
+    assert set(seen) == {call.id}
+    assert given in (None, call.id)

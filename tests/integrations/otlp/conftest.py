@@ -55,6 +55,9 @@ class Inbox:
 
     def measure(self, request: metrics_service_pb2.ExportMetricsServiceRequest) -> bool:
         """The same for metrics."""
+        self.held.wait()
+        if self.refuses:
+            return False
         for resource in request.resource_metrics:
             for scope in resource.scope_metrics:
                 self.metrics.update({metric.name: metric for metric in scope.metrics})
@@ -88,7 +91,8 @@ class _MetricsService(metrics_service_pb2_grpc.MetricsServiceServicer):
         self.inbox = inbox
 
     def Export(self, request, context):
-        self.inbox.measure(request)
+        if not self.inbox.measure(request):
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "refused")
         return metrics_service_pb2.ExportMetricsServiceResponse()
 
 

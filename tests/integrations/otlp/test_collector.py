@@ -24,8 +24,8 @@ def call(kit: LLMKit) -> None:
         assert kit.call(Call("hi"), ScriptedBackend()).raw == "abc"
 
 
-def lost(plugin: ObservabilityPlugin) -> float | None:
-    return plugin.registry.get_sample_value("llmkit_telemetry_lost_total", {"signal": "spans"})
+def lost(plugin: ObservabilityPlugin, signal: str = "spans") -> float | None:
+    return plugin.registry.get_sample_value("llmkit_telemetry_lost_total", {"signal": signal})
 
 
 def test_spans_and_metrics_arrive(endpoint, protocol, inbox):
@@ -77,9 +77,40 @@ def test_a_collector_that_is_slow(endpoint, protocol, inbox, monkeypatch):
     assert lost(plugin) == 2 * CALLS
 
 
-@pytest.mark.parametrize("signal", ["spans"])
-def test_the_loss_is_documented_where_it_is_counted(signal, endpoint, protocol):
-    """Before anything is lost the count is there, and 0."""
-    kit, plugin = watched(endpoint, protocol)
-    assert plugin.registry.get_sample_value("llmkit_telemetry_lost_total", {"signal": signal}) == 0
+METRICS = {"metrics": ["prometheus", "opentelemetry"], "traces": False}
+
+
+def test_a_collector_that_refuses_metrics(endpoint, protocol, inbox):
+    """The collection is lost, and counted, and Prometheus has the values all the same."""
+    inbox.refuses = True
+    kit, plugin = watched(endpoint, protocol, **METRICS)
+    call(kit)
+    kit.close()
+    assert inbox.metrics == {}
+    assert lost(plugin, "metrics") == 1
+    assert plugin.registry.get_sample_value("llmkit_followers_total") is None
+    assert plugin.recorder.metrics.request_duration.of("provider", "model", "ok").total > 0
+
+
+@pytest.mark.parametrize("how", ["down", "slow"])
+def test_a_collector_that_takes_no_metrics(how, endpoint, protocol, inbox, monkeypatch):
+    """Every call is answered, and closing waits no longer than it may; what is lost is counted."""
+    monkeypatch.setattr(otlp, "CLOSE_SECONDS", 0.2)
+    if how == "down":
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+    inbox.held.clear()
+    kit, plugin = watched(endpoint, protocol, **METRICS)
+    call(kit)
+    kit.close()
+    assert inbox.metrics == {}
+    assert lost(plugin, "metrics") == 1
+
+
+@pytest.mark.parametrize("signal", ["spans", "metrics"])
+def test_the_loss_is_there_before_anything_is_lost(signal, endpoint, protocol):
+    """As 0: an alert can only compare with what exists."""
+    kit, plugin = watched(endpoint, protocol, metrics=["prometheus", "opentelemetry"])
+    assert lost(plugin, signal) == 0
     kit.close()

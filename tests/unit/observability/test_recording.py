@@ -90,6 +90,26 @@ def test_an_unknown_price_is_no_zero(make_kit, value):
     assert value("llmkit_request_cost_unknown_total", provider="nobody", model="nothing") == 1
 
 
+STORIES = {
+    "ended without usage": (["x", "y"], 2, 1),
+    "left half-way": (["x", "y"], 1, 1),
+    "broke off": (["x", Failure("server")], 2, 1),
+    "never began": ([Failure("bad_request")], 2, None),
+}
+
+
+@pytest.mark.parametrize(("script", "read", "unknown"), STORIES.values(), ids=STORIES)
+def test_what_was_answered_without_usage_is_no_zero(script, read, unknown, make_kit, value):
+    """A stream that said something cost something, whoever left it; nobody knows how much."""
+    stream = make_kit().stream(Call("hi"), ScriptedBackend(default=script))
+    with suppress(Failure):
+        for _ in range(read):
+            next(stream, None)
+        next(stream, None) if read == 2 else stream.close()
+    assert value("llmkit_request_cost_total", **WHO) is None
+    assert value("llmkit_request_cost_unknown_total", **WHO) == unknown
+
+
 REFUSALS = [
     (RateLimited("per user", "u", 1.0), "rate_limited"),
     (CircuitOpen("a", 1.0), "circuit_open"),

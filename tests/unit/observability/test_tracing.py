@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from contextlib import suppress
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span
 
 from llmkit_plugins import Call, LLMKit, RateLimited, Refused, Share, Target, Usage, Wait
 from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReached, Routed
@@ -138,6 +139,57 @@ def test_a_trace_that_is_sampled_is_recorded(make_kit, spans):
     """The caller has decided, whatever the ratio."""
     make_kit(trace_ratio=0.0).call(Call("hi", metadata={"traceparent": TRACEPARENT}), ScriptedBackend())
     assert spans().keys() == {"llmkit chat", "chat m1"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_span_of_ours_is_ever_current(mode, make_kit, tracers):
+    """Where the provider is asked, between the chunks, and in other plugins, the application's span stays current."""
+    seen: list[Span] = []
+
+    class Seeing(ScriptedBackend):
+        def stream(self, call, attempt):
+            for chunk in super().stream(call, attempt):
+                seen.append(get_current_span())
+                yield chunk
+
+        async def astream(self, call, attempt):
+            async for chunk in super().astream(call, attempt):
+                seen.append(get_current_span())
+                yield chunk
+
+    kit = make_kit(propagate_trace=True, content=True)
+    with tracers.get_tracer("app").start_as_current_span("app") as app:
+        if mode == "astream":
+
+            async def read() -> None:
+                async for _ in kit.astream(Call("hi"), Seeing()):
+                    seen.append(get_current_span())
+
+            asyncio.run(read())
+        elif mode == "stream":
+            for _ in kit.stream(Call("hi"), Seeing()):
+                seen.append(get_current_span())
+        else:
+            drive(kit, Call("hi"), Seeing(), mode)
+        assert get_current_span() is app
+    assert seen
+    assert set(seen) == {app}
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
+def test_a_stream_that_is_forgotten_ends_its_spans(shared, make_kit, exporter, plugin):
+    """Collected as garbage, never closed: both end once, as cancelled, when the next call begins or the kit closes."""
+    kit = make_kit(*([plugin(pre_request=lambda call: Share("all"))] if shared else []))
+    stream = kit.stream(Call("hi"), ScriptedBackend())
+    next(stream)
+    del stream
+    gc.collect()
+    kit.close()
+    ended = exporter.get_finished_spans()
+    assert sorted((span.name, span.attributes["llmkit.outcome"]) for span in ended) == [
+        ("chat m1", "cancelled"),
+        ("llmkit chat", "cancelled"),
+    ]
 
 
 class CountingSampler:
