@@ -148,9 +148,8 @@ def attempt_at(plan: Plan, call: Call, target: Target, backend: Backend) -> Flow
         raw = yield attempt
         if call.stream:
             attempt.first_chunk = plan.clock()
-            attempt.chunks = 1 - len(
-                raw.head
-            )  # 1 once the last of these is handed over, which is the first that counts
+            # 1 once the last of these is handed over: the first that says something, and so the first that counts
+            attempt.chunks = 1 - len(raw.head)
             if attempt.on_first_chunk is not None:
                 inform(plan.bugs, attempt.on_first_chunk)
             raw = yield raw
