@@ -31,6 +31,7 @@ _JAM = 2.0
 _TOLERATED = 1.5
 _LARGEST_LOG = 300.0
 _LARGEST_VIOLATION = 1e9
+_TIE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def _limited(case: Case, place: int, score: float) -> float:
     if away > 0.0:
         return AWAY * (1.0 + away)
     missed = violation(case, place) if case.goals.limited else 0.0
-    return VIOLATING * (1.0 + missed) if missed else score
+    return VIOLATING * (1.0 + missed + _TIE * score / (1.0 + score)) if missed else score
 
 
 def violation(case: Case, place: int) -> float:

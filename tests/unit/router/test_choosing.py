@@ -7,7 +7,7 @@ from math import exp
 
 import pytest
 
-from llmkit_plugins import Call, ConfigError, NoTarget, Usage
+from llmkit_plugins import Call, ConfigError, NoTarget, Target, Usage
 from llmkit_plugins.plugins.router import RouterConfig, SmartRouter
 
 PRICES = {"a": (5.0, 20.0), "b": (1.0, 4.0), "c": (0.1, 0.4)}
@@ -187,6 +187,16 @@ def test_where_no_target_meets_the_objectives_the_nearest_is_taken(lab, objectiv
         made.answer("c", times=8, first=5.0, seconds=10.0)
     decision = made.router.route(Call("hi", "m"))
     assert (decision.target.name, decision.why) == (best, "compromise")
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_where_all_miss_the_objectives_alike_the_rest_decides(order: str) -> None:
+    """Not who was listed first: with one latency for all, and an objective nobody meets, the cheaper one is chosen."""
+    prices = {"a": 10.0, "b": 0.1}
+    targets = [Target(name, "p", "m", input_price=prices[name], output_price=prices[name]) for name in order]
+    router = SmartRouter(targets, optimize_for="cost", max_latency_seconds=1e-3, exploration=0.0)
+    decision = router.route(Call("hi", "m"))
+    assert (decision.target.name, decision.why) == ("b", "compromise")
     assert any("misses the objectives by" in reason for reason in decision.reasons)
 
 
