@@ -21,6 +21,8 @@ WHY: Mapping[Why, str] = {
     "away": "every target asked to be left alone, and it is the first to be back",
 }
 
+new = object.__new__
+
 
 class Judge(Protocol):
     """Whoever decided."""
@@ -102,7 +104,7 @@ class Decision:
 
 def decide(case: Case, place: int, why: Why) -> Decision:
     """That the call of *case* goes to the target in that *place*."""
-    decision = Decision.__new__(Decision)
+    decision = new(Decision)
     decision.target, decision.why, decision.predicted_seconds = case.targets[place], why, case.seconds(place)
     decision.targets, decision.place, decision.call, decision.case = case.targets, place, case.call, case
     return decision

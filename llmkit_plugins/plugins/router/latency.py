@@ -38,9 +38,9 @@ class Latency:
     There is no lock: threads that learn at once may lose a reading, never more.
     """
 
-    __slots__ = ("_factor", "_gain", "_in_flight", "_learned", "_per_second", "_readings", "_settled", "_slower",
+    __slots__ = ("_factor", "_in_flight", "_learned", "_per_second", "_readings", "_settled", "_slower",
                  "_usual_first", "_usual_token", "crowd", "curious", "densest", "factors", "first", "first_now",
-                 "prompt_share", "token", "token_now", "variance", "venturing")  # fmt: skip
+                 "gain", "prompt_share", "token", "token_now", "variance", "venturing")  # fmt: skip
 
     def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
         self.first = self._usual_first = first
@@ -61,7 +61,8 @@ class Latency:
         self.venturing = False
         """Whether there are more calls in flight than there ever were while an answer was awaited."""
         self._in_flight, self._factor, self._slower = 0, 1.0, 1.0
-        self._gain, self._readings = _UNKNOWN, 0
+        self.gain, self._readings = _UNKNOWN, 0
+        """How much the last answer counted."""
         self._per_second = 1.0 / half_life
         self._learned = self._settled = now
 
@@ -73,11 +74,6 @@ class Latency:
     def known(self) -> bool:
         """Whether there were answers enough to tell."""
         return self._readings >= _TELLING
-
-    @property
-    def settled(self) -> bool:
-        """Whether there were so many of late that each counts as little as it ever will."""
-        return self._gain <= LEAST_GAIN
 
     def hoped_for(self, tokens: float) -> float:
         """Seconds of an answer alone, if the target is as in the long run, or as of late, whichever is better."""
@@ -105,11 +101,11 @@ class Latency:
         function: as four it costs half as much again.)
         """
         idle = (now - self._learned) * self._per_second
-        gain = self._gain + idle
+        gain = self.gain + idle
         gain /= 1.0 + gain
         if gain < LEAST_GAIN:
             gain = LEAST_GAIN
-        self._gain, self._learned = gain, now
+        self.gain, self._learned = gain, now
 
         factors, mean, token = self.factors, self.first, self.token
         expected = mean * factors[crowd] if crowd <= self.densest else self._meet(crowd)

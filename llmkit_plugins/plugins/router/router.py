@@ -13,7 +13,7 @@ from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
 from llmkit_plugins.errors import ConfigError, NoTarget
 from llmkit_plugins.plugins.router.case import Case, expected_tokens
 from llmkit_plugins.plugins.router.config import RouterConfig
-from llmkit_plugins.plugins.router.decision import Decision, Why, decide, why_of
+from llmkit_plugins.plugins.router.decision import Decision, Why, decide, new, why_of
 from llmkit_plugins.plugins.router.explanation import Explanation, explain
 from llmkit_plugins.plugins.router.exploration import Candidate, Exploration
 from llmkit_plugins.plugins.router.goals import KEY, Aims, Goals
@@ -21,7 +21,6 @@ from llmkit_plugins.plugins.router.knowledge import Knowledge
 from llmkit_plugins.plugins.router.scoring import AWAY, FAR, NEAR, VIOLATING, hope, score_for, with_limits
 
 _HALF = 0.5
-_new = object.__new__
 
 
 class SmartRouter(Knowledge):
@@ -105,7 +104,7 @@ class SmartRouter(Knowledge):
             self._winner = one
         if score >= VIOLATING:
             why = why_of(score)
-        decision = _new(Decision)
+        decision = new(Decision)
         decision.target, decision.why, decision.predicted_seconds = targets[one], why, seconds
         decision.targets, decision.place, decision.call = targets, one, call
         decision.judge, decision.case = self, None
@@ -145,7 +144,7 @@ class SmartRouter(Knowledge):
 
     def _best(self, case: Case) -> Decision:
         prefix = self._look_at_prompt(case) if self.prompts_matter or self.affinity is not None else 0
-        scores = case.compare()
+        case.scores = scores = case.score(case)
         best = min(scores)
         place = scores.index(best)
         if self._exploration.due(case.now) and best < AWAY and not case.call.attempts:

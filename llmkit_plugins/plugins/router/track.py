@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llmkit_plugins.call import Attempt, Usage
 from llmkit_plugins.plugins.router.failures import Failures
-from llmkit_plugins.plugins.router.latency import LONGEST_SECONDS, OUTLIER, Latency
+from llmkit_plugins.plugins.router.latency import LEAST_GAIN, LONGEST_SECONDS, OUTLIER, Latency
 
 FLOOD_SECONDS, FLOOD = 0.01, 48
 """Answers of a target that come within so many seconds may be learned from together, not many more than that."""
@@ -100,7 +100,7 @@ class Track:
         first = self._first_part(seconds, crowd, tokens, usual_tokens, prompt) if chunk is None else chunk - started
         first = 0.0 if first < 0.0 else first if first < seconds else seconds
         self.latency.learn(first, seconds - first, tokens, crowd, now, prompt)
-        if self.latency.settled and not self.failures.suspected:
+        if self.latency.gain <= LEAST_GAIN and not self.failures.suspected:
             self.flood_until = ended + FLOOD_SECONDS
             self.longest = OUTLIER * (self.latency.first_now + usual_tokens * self.latency.token_now)
 
