@@ -56,7 +56,10 @@ class RouterConfig(Settings):
         default=10.0, gt=0, description="After so long without an answer, the next one counts as much as all before."
     )
     power_of_two_above: int = Field(
-        default=64, ge=0, description="With more targets, the next in turn is compared with the last winner only."
+        default=64,
+        ge=0,
+        description="With more targets, the next in turn is compared with the last winner only; with affinity, all are "
+        "where the prompt is long enough.",
     )
     failover_share: float = Field(
         default=0.2, ge=0, le=1, description="Failovers of all calls together, as a share of the calls of late."
