@@ -51,7 +51,7 @@ class SmartRouter(Knowledge):
         self._aims = Aims(self.config)
         self._exploration = Exploration(self.config.exploration, clock())
         self._most_ranked = self.config.power_of_two_above
-        self._turn = self._winner = 0
+        self._turn = self._winner = int(random() * len(self.targets))  # or processes begun together begin alike
         self._usual = usual = self._aims.usual
         self._usual_score = score_for(usual)
         self._latency_alone = usual if usual.mode == "latency" and not usual.limited else None

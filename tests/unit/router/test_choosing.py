@@ -303,6 +303,13 @@ def test_power_of_two_spreads_over_equals(lab) -> None:
     assert max(shares.values()) < 100
 
 
+def test_routers_begun_together_do_not_begin_alike(lab) -> None:
+    """Fifty processes that choose for the first time among a hundred targets do not all ask the same few."""
+    names = [f"t{number}" for number in range(100)]
+    firsts = {lab(names, seed=seed).router.route(Call("hi", "m")).target.name for seed in range(50)}
+    assert len(firsts) > 30
+
+
 def test_the_fallbacks_of_two_choices_are_all_others(lab) -> None:
     """Nobody is forgotten, and nobody comes twice."""
     made = lab([f"t{number}" for number in range(20)], power_of_two_above=5)
