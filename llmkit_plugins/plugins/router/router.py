@@ -49,7 +49,8 @@ class SmartRouter(Knowledge):
         self.targets = tuple(targets)
         self._random = random
         self._aims = Aims(self.config)
-        self._exploration = Exploration(self.config.exploration, clock())
+        self._share = self.config.exploration
+        self._exploration = Exploration(self._share, clock())
         self._most_ranked = self.config.power_of_two_above
         self._turn = self._winner = int(random() * len(self.targets))  # or processes begun together begin alike
         self._usual = usual = self._aims.usual
@@ -87,7 +88,7 @@ class SmartRouter(Knowledge):
             score, rivals_score = seconds / track.failures.success, rivals_seconds / rivals.failures.success
         else:
             score, rivals_score = self._case(call, goals, (target, rival)).compare()
-        if track.tried < self.forgotten and score < AWAY and self.config.exploration:
+        if track.tried < self.forgotten and score < AWAY and self._share:
             score = min(score, hope(self._case(call, goals, (target, rival)), 0, 1))
         ratio = rivals_score / score
         why: Why = "two_choices"
@@ -96,7 +97,7 @@ class SmartRouter(Knowledge):
             rivals_turn = self._random() * (room + rival.weight * (track.in_flight + 1)) > room
         else:
             rivals_turn = ratio < 1.0
-            if rivals_turn and self._random() < self.config.exploration * ratio and not call.attempts:
+            if rivals_turn and self._random() < self._share * ratio and not call.attempts:
                 rivals_turn, why = False, "probe"
         if rivals_turn:
             one, seconds, score = other, rivals_seconds, rivals_score
