@@ -45,11 +45,14 @@ class Observability:
         self._note = _forget if metrics is None else metrics.later.note
         self._states = logs.StateLog(max_limits=500)
         self._predictions = False
+        self._only_logs = metrics is None and tracing is None
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
     def begun(self, call: Call) -> None:
         """A request began."""
+        if self._only_logs and not request_log.isEnabledFor(INFO):
+            return
         now = call.state[self] = self.clock()
         if self._write_begun is not None:
             self._note(self._write_begun)
@@ -59,7 +62,7 @@ class Observability:
     def ended(self, call: Call, error: BaseException | None = None) -> None:
         """The request of *call* ended, whatever its end."""
         began = call.state.pop(self, None)
-        if began is None:  # a hook was told the end of what it failed to begin
+        if began is None:  # nobody wanted to know, or a hook was told the end of what it failed to begin
             return
         now = self.clock()
         trace = None if self.tracing is None else self.tracing.of(call)
@@ -123,6 +126,8 @@ class Observability:
 
     def attempted(self, call: Call, attempt: Attempt) -> None:
         """One attempt ended, whatever its end."""
+        if self._only_logs:
+            return
         trace = None if self.tracing is None else self.tracing.of(call)
         exemplar = None if trace is None else trace.exemplar
         try:
