@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
@@ -96,6 +96,10 @@ class LLMKit:
     def bugs(self) -> Counter[str]:
         """How often each ``plugin.hook`` failed."""
         return self._bugs.counts
+
+    def on_bug(self, told: Callable[[str], Any]) -> None:
+        """Call *told* with the ``plugin.hook`` of each failure, as it is counted."""
+        self._bugs.listeners.append(told)
 
     def register(self, plugin: Any, name: str | None = None, at: int | None = None) -> None:
         """Add *plugin*, last or at place *at*; calls under way do not see it.

@@ -9,6 +9,7 @@ import inspect
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Literal, NamedTuple
@@ -55,6 +56,8 @@ class Bugs:
         self.counts: Counter[str] = Counter()
         self._raises = on_plugin_error == "raise"
         self._lock = Lock()
+        self.listeners: list[Callable[[str], Any]] = []
+        """Told of each where it happened."""
 
     def report(self, who: str, bug: Exception) -> bool:
         """Count and log *bug*; True where it is to be raised."""
@@ -63,6 +66,9 @@ class Bugs:
             first = self.counts[who] == 1
         if first:
             log.error("%s failed; this is logged the first time only", who, exc_info=bug)
+        for told in self.listeners:
+            with suppress(Exception):  # a bug in who counts bugs has nobody left to be told to
+                told(who)
         return self._raises
 
 

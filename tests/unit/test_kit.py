@@ -352,6 +352,16 @@ def test_a_backend_that_cannot(mode, word, streamed):
         drive(LLMKit([], [A]), Call(), Backend(), mode)
 
 
+def test_who_wants_to_know_of_bugs_is_told_of_each(plugin, backend):
+    """By its place; one listener's own bug keeps it neither from the next nor from the call."""
+    heard = []
+    kit = LLMKit([plugin("buggy", pre_request=lambda call: 1 / 0)], [A])
+    kit.on_bug(lambda where: 1 / 0)
+    kit.on_bug(heard.append)
+    kit.call(Call("hi"), backend)
+    assert heard == ["buggy.llmkit_pre_request"]
+
+
 def test_bugs_are_logged_once_and_counted_always(plugin, backend, caplog):
     """The first of each hook with its traceback, the others by number only."""
     kit = LLMKit([plugin("buggy", pre_request=lambda call: 1 / 0, error=lambda call: None)], [A])

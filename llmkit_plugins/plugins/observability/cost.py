@@ -23,6 +23,15 @@ _KEPT = 1000
 """How many models are remembered."""
 
 
+def has_cost(
+    usage: Usage | None, reported: float | None, started: float | None, first: float | None, outcome: str | None
+) -> bool:
+    """Whether an attempt cost something, known or not: it was answered, in whole or in part, or left to itself."""
+    if usage is not None or reported is not None or first is not None:
+        return True
+    return started is not None and outcome not in ("error", "refused")
+
+
 class Prices:
     """USD for an attempt: by the target's prices, else as the framework priced it, else by genai-prices where that is
     installed (the extra ``prices``). Unknown is None, never 0."""

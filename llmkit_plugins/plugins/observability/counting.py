@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmkit_plugins.call import Target, Usage
 from llmkit_plugins.errors import CircuitOpen, NoTarget, PluginFailed, RateLimited
 from llmkit_plugins.events import CircuitChanged
-from llmkit_plugins.plugins.observability.cost import Prices
+from llmkit_plugins.plugins.observability.cost import Prices, has_cost
 from llmkit_plugins.plugins.observability.instruments import Exemplar
 from llmkit_plugins.plugins.observability.metrics import Metrics, Series
 
@@ -82,7 +82,7 @@ class Counting:
         cost = self.prices.of(target, usage, reported_cost)
         if cost is not None:
             series.cost.add(cost)
-        elif usage is not None or first is not None or (started is not None and outcome == "ok"):
+        elif has_cost(usage, reported_cost, started, first, outcome):
             series.cost_unknown.add()
 
     def failed(self, target: Target, kind: str | None, error: str) -> None:
@@ -112,6 +112,10 @@ class Counting:
     def predicted(self, target: Target, ratio: float) -> None:
         """What a router predicted took *ratio* times as long."""
         self.metrics.series(target.provider, target.model).latency_ratio.observe(ratio)
+
+    def plugin_failed(self, where: str) -> None:
+        """A plugin has a bug."""
+        self.metrics.plugin_errors.of(self.metrics.bounded("where", where)).add()
 
     def hook_took(self, plugin: str, hook: str, seconds: float) -> None:
         """A plugin was timed in a hook."""

@@ -36,7 +36,7 @@ class Metrics:
         self.request_duration: Family[Histogram] = Family(
             "llmkit_request_duration_seconds",
             "histogram",
-            "Seconds from the request to its end, whatever the end, by who answered last.",
+            "Seconds from the request to its end, by the provider and model that answered, or were asked last.",
             (*_WHO, "outcome"),
             SECONDS,
         )
@@ -62,7 +62,7 @@ class Metrics:
         self.attempt_duration: Family[Histogram] = Family(
             "llmkit_attempt_duration_seconds",
             "histogram",
-            "Seconds from sending an attempt to its end, less the consumer's pauses.",
+            "Seconds from sending an attempt to its end, less the pauses of who reads its stream.",
             (*_WHO, "outcome"),
             SECONDS,
         )
@@ -118,19 +118,19 @@ class Metrics:
             ("target", "state"),
         )
         self.route_decisions: Family[Sum] = Family(
-            "llmkit_route_decisions_total", "counter", "Targets chosen, by reason.", (*_WHO, "reason")
+            "llmkit_route_decisions_total", "counter", "Targets that a router put first, by reason.", (*_WHO, "reason")
         )
         self.route_latency_ratio: Family[Histogram] = Family(
             "llmkit_route_latency_ratio",
             "histogram",
-            "Actual over predicted latency of attempts that a router predicted and that ended well.",
+            "Actual over predicted latency (1: as predicted) of attempts that a router predicted and that ended well.",
             _WHO,
             RATIOS,
         )
         self.upstream_calls_saved: Family[Sum] = Family(
             "llmkit_upstream_calls_saved_total",
             "counter",
-            "Requests answered without an attempt of their own, by what (sharing, answer).",
+            "Requests answered without an attempt of their own: by another's (sharing), or by a plugin (answer).",
             ("by",),
         )
         self.followers: Family[Sum] = Family(
@@ -139,9 +139,15 @@ class Metrics:
         self.hook_duration: Family[Histogram] = Family(
             "llmkit_hook_duration_seconds",
             "histogram",
-            "Seconds of its own that a plugin took in a hook, of the calls that were timed.",
+            "Seconds that a plugin took in a hook, its waits not counted, in the calls that were timed (one of many).",
             ("plugin", "hook"),
             HOOK_SECONDS,
+        )
+        self.plugin_errors: Family[Sum] = Family(
+            "llmkit_plugin_errors_total",
+            "counter",
+            "Bugs of plugins, which no call noticed, by where (plugin.hook).",
+            ("where",),
         )
         self.telemetry_lost: Family[Sum] = Family(
             "llmkit_telemetry_lost_total",

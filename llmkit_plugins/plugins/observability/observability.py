@@ -10,7 +10,7 @@ from llmkit_plugins.call import Attempt, Call
 from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
 from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReached, Routed
 from llmkit_plugins.plugins.observability import logs
-from llmkit_plugins.plugins.observability.cost import Prices
+from llmkit_plugins.plugins.observability.cost import Prices, has_cost
 from llmkit_plugins.plugins.observability.counting import Counting
 from llmkit_plugins.plugins.observability.genai import error_type
 from llmkit_plugins.plugins.observability.logs import request_log
@@ -98,7 +98,11 @@ class Observability:
         response, attempts = call.response, call.attempts
         answered_by = response.attempt if response is not None else attempts[-1] if attempts else None
         usage = None if answered_by is None else answered_by.usage
-        costs = [self.prices.cost(attempt) for attempt in attempts if attempt.usage is not None]
+        costs = [
+            self.prices.cost(one)
+            for one in attempts
+            if has_cost(one.usage, one.reported_cost, one.started, one.first_chunk, one.outcome)
+        ]
         return {
             "request_id": call.id,
             "trace_id": None if trace is None else trace.exemplar.trace_id,
@@ -201,6 +205,11 @@ class Observability:
                 self._predictions = True
         if self.tracing is not None:
             self.tracing.routed(event, self.clock())
+
+    def plugin_failed(self, where: str) -> None:
+        """A plugin failed in a hook; the kit has contained and logged it."""
+        if self._counting is not None:
+            self._note(self._counting.plugin_failed, where)
 
     def hook_took(self, plugin: str, hook: str, seconds: float) -> None:
         """A plugin was timed in a hook."""

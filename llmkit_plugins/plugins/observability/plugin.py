@@ -126,6 +126,7 @@ class ObservabilityPlugin:
         kit.events.subscribe(CircuitChanged, recorder.circuit_changed)
         kit.events.subscribe(CircuitsExhausted, recorder.circuits_exhausted)
         kit.events.subscribe(Routed, recorder.routed)
+        kit.on_bug(recorder.plugin_failed)
         if config.time_hooks_every and recorder.metrics is not None:
             kit.time_hooks(recorder.hook_took, every=config.time_hooks_every)
         if not kit.targets or any(target.output_price is None for target in kit.targets):

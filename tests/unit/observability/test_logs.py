@@ -8,10 +8,10 @@ from contextlib import suppress
 
 import pytest
 
-from llmkit_plugins import Call, RateLimited
+from llmkit_plugins import Call, RateLimited, Usage
 from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReached
 from llmkit_plugins.plugins.observability import JSONFormatter
-from llmkit_plugins.testing import MODES, Failure, ScriptedBackend, drive
+from llmkit_plugins.testing import MODES, Failure, Last, ScriptedBackend, drive
 
 
 @pytest.fixture
@@ -45,6 +45,23 @@ def test_one_record_for_each_request(mode, make_kit, records, exporter):
         "cost_usd": pytest.approx((5 * 3.0 + 3 * 4.0) / 1e6),
         "seconds": 0.0,
     }
+
+
+COSTS = {
+    "known": (["x", Last("y", Usage(5, 3))], (5 * 1.0 + 3 * 2.0) / 1e6),
+    "nobody told the tokens": (["x", "y"], None),
+    "nobody answered": ([Failure("bad_request")], 0),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("script", "cost"), COSTS.values(), ids=COSTS)
+def test_an_unknown_cost_is_no_zero(mode, script, cost, make_kit, records):
+    """It is None: an answer whose tokens nobody told cost something, and only what nobody answered cost nothing."""
+    with suppress(Failure):
+        drive(make_kit(), Call("hi"), ScriptedBackend(default=script), mode)
+    (record,) = records("llmkit.request")
+    assert record.llmkit["cost_usd"] == (cost if cost is None else pytest.approx(cost))
 
 
 @pytest.mark.parametrize("mode", MODES)

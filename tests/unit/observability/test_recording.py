@@ -12,6 +12,7 @@ from llmkit_plugins import (
     Answer,
     Call,
     CircuitOpen,
+    LLMKit,
     NoTarget,
     RateLimited,
     Refused,
@@ -22,6 +23,7 @@ from llmkit_plugins import (
     Wait,
 )
 from llmkit_plugins.events import CircuitChanged, LimitReached, Routed
+from llmkit_plugins.plugins.observability import ObservabilityPlugin
 from llmkit_plugins.plugins.observability.instruments import OVERFLOW
 from llmkit_plugins.testing import MODES, Failure, Last, Pause, ScriptedBackend, drive
 
@@ -108,6 +110,15 @@ def test_what_was_answered_without_usage_is_no_zero(script, read, unknown, make_
         next(stream, None) if read == 2 else stream.close()
     assert value("llmkit_request_cost_total", **WHO) is None
     assert value("llmkit_request_cost_unknown_total", **WHO) == unknown
+
+
+def test_a_bug_of_a_plugin_is_counted(clock, registry, value, plugin, caplog):
+    """By where it is; nobody else notices."""
+    broken = plugin("guard", pre_request=lambda call: 1 / 0)
+    kit = LLMKit([ObservabilityPlugin(registry), broken], [Target("a", "p1", "m1")], clock=clock)
+    for _ in range(3):
+        assert kit.call(Call("hi"), ScriptedBackend()).raw == "abc"
+    assert value("llmkit_plugin_errors_total", where="guard.llmkit_pre_request") == 3
 
 
 REFUSALS = [
