@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import accumulate
 from threading import Lock
 from typing import Any
@@ -121,12 +123,21 @@ def _writer(family: Family[Any], registry: CollectorRegistry) -> Callable[[tuple
     }
     if family.kind == "histogram":
         histogram = PrometheusHistogram(buckets=family.bounds, **said)
-        return lambda values: (histogram.labels(*values) if values else histogram).observe
+        return lambda values: partial(_observe, histogram.labels(*values) if values else histogram)
     if family.kind == "counter":
         counter = Counter(**said)
         return lambda values: (counter.labels(*values) if values else counter).inc
     gauge = Gauge(multiprocess_mode=_GAUGE_MODES.get(family.name, "livesum"), **said)  # type: ignore[arg-type]
     return lambda values: (gauge.labels(*values) if values else gauge).inc
+
+
+def _observe(histogram: Any, value: float, times: int) -> None:
+    """As its own ``observe``, which takes 3 µs, so many *times* at once."""
+    if times == 1:
+        histogram.observe(value)
+        return
+    histogram._sum.inc(value * times)  # noqa: SLF001
+    histogram._buckets[bisect_left(histogram._upper_bounds, value)].inc(times)  # noqa: SLF001
 
 
 def scraped(registry: CollectorRegistry) -> CollectorRegistry:

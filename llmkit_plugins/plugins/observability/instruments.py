@@ -8,8 +8,9 @@ from threading import Lock
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 Kind = Literal["counter", "gauge", "histogram"]
-Relay = Callable[[float], Any]
-"""Told each amount or value as it comes, for exporters that keep sums of their own."""
+Relay = Callable[..., Any]
+"""Told each amount as it comes, or each value of a histogram and how many times: for exporters that keep sums of their
+own."""
 
 OVERFLOW = "__overflow__"
 """The label of everything beyond the bound."""
@@ -68,8 +69,7 @@ class Histogram:
             self.exemplars[place] = value, exemplar
         if self.relays:
             for relay in self.relays:
-                for _ in range(times):
-                    relay(value)
+                relay(value, times)
 
 
 Child = TypeVar("Child", bound="Sum | Histogram")

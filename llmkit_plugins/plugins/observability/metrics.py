@@ -163,11 +163,15 @@ class Metrics:
         """What is recorded of one provider's model."""
         series = self._series.get((provider, model))
         if series is None:
-            provider, model = self._who.admit(provider, model)
+            provider, model = self.who(provider, model)
             series = self._series.get((provider, model))
         if series is None:
             series = self._series.setdefault((provider, model), Series(self, provider, model))
         return series
+
+    def who(self, provider: str, model: str) -> tuple[str, ...]:
+        """The two, or overflow labels where there are too many already."""
+        return self._who.admit(provider, model)
 
     def bounded(self, label: str, value: str) -> str:
         """*value*, or the overflow label where *label* has too many already."""

@@ -45,7 +45,8 @@ _UNITS = {
 class GenAI:
     """The instruments of the GenAI conventions, for each attempt that reached a provider."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._duration = _histogram(meter, "gen_ai.client.operation.duration", "s", SECONDS)
         self._first_chunk = _histogram(meter, "gen_ai.client.operation.time_to_first_chunk", "s", SECONDS)
         self._per_chunk = _histogram(meter, "gen_ai.client.operation.time_per_output_chunk", "s", SECONDS)
@@ -56,34 +57,35 @@ class GenAI:
         seconds, to_first, usage = attempt.duration, attempt.time_to_first_chunk, attempt.usage
         if seconds is None:
             return
-        told = _who(call, attempt)
+        told = self._who(call, attempt)
         if to_first is not None:
             note(self._first_chunk.record, to_first, told, context)
             if attempt.chunks > 1 and attempt.outcome == "ok":
-                note(_record_each, self._per_chunk, seconds - to_first, attempt.chunks - 1, told, context)
+                times = attempt.chunks - 1  # the conventions want a value for each: it is the mean of its stream
+                note(_record, self._per_chunk, (seconds - to_first) / times, times, told, context)
         if usage is not None:
             note(self._tokens.record, usage.input_tokens, {**told, genai.TOKEN_TYPE: "input"}, context)
             note(self._tokens.record, usage.output_tokens, {**told, genai.TOKEN_TYPE: "output"}, context)
         if attempt.outcome == "error":
-            told = {**told, genai.ERROR_TYPE: genai.error_type(attempt.kind, attempt.error)}
+            error = attempt.kind or self._metrics.bounded("error_type", genai.error_type(None, attempt.error))
+            told = {**told, genai.ERROR_TYPE: error}
         note(self._duration.record, seconds, told, context)
 
+    def _who(self, call: Call, attempt: Attempt) -> dict[str, Any]:
+        provider, model = self._metrics.who(attempt.target.provider, attempt.target.model)
+        told = {
+            genai.OPERATION: call.operation,
+            genai.PROVIDER: genai.provider_name(provider),
+            genai.REQUEST_MODEL: model,
+        }
+        if attempt.model is not None:
+            told[genai.RESPONSE_MODEL] = self._metrics.bounded("response model", attempt.model)
+        return told
 
-def _record_each(to: Histogram, seconds: float, times: int, told: dict[str, Any], context: Context | None) -> None:
-    """The conventions want one value for each chunk: it is the mean of its stream."""
+
+def _record(to: Histogram, value: float, times: int, told: dict[str, Any], context: Context | None = None) -> None:
     for _ in range(times):
-        to.record(seconds / times, told, context)
-
-
-def _who(call: Call, attempt: Attempt) -> dict[str, Any]:
-    told = {
-        genai.OPERATION: call.operation,
-        genai.PROVIDER: genai.provider_name(attempt.target.provider),
-        genai.REQUEST_MODEL: attempt.target.model,
-    }
-    if attempt.model is not None:
-        told[genai.RESPONSE_MODEL] = attempt.model
-    return told
+        to.record(value, told, context)
 
 
 _exports: WeakKeyDictionary[Metrics, list[tuple[MeterProvider, GenAI]]] = WeakKeyDictionary()
@@ -96,7 +98,7 @@ def export(metrics: Metrics, provider: MeterProvider, scope: str) -> GenAI:
             return genai_metrics
     meter = provider.get_meter(scope)
     _export(metrics, meter)
-    exported = GenAI(meter)
+    exported = GenAI(meter, metrics)
     _exports[metrics].append((provider, exported))
     return exported
 
@@ -131,7 +133,7 @@ def _attributes(family: Family[Any], values: tuple[str, ...]) -> dict[str, str]:
 def _relay(to: Histogram, family: Family[Any]) -> Callable[[tuple[str, ...]], Relay]:
     def bound(values: tuple[str, ...]) -> Relay:
         attributes = _attributes(family, values)
-        return lambda value: to.record(value, attributes)
+        return lambda value, times: _record(to, value, times, attributes)
 
     return bound
 

@@ -97,10 +97,13 @@ from prometheus_client import CollectorRegistry
 from llmkit_plugins import Call, LLMKit, Target
 from llmkit_plugins.events import CircuitChanged
 from llmkit_plugins.plugins.observability import ObservabilityPlugin
-from llmkit_plugins.testing import ScriptedBackend
+from llmkit_plugins.testing import ManualClock, Pause, ScriptedBackend
 kit = LLMKit([ObservabilityPlugin(CollectorRegistry())], [Target("a", "p", "m", 1.0, 2.0)])
 kit.call(Call("hi"), ScriptedBackend())
 kit.events.publish(CircuitChanged("a", "closed", "open", "test"))
+clock = ManualClock()
+kit = LLMKit([ObservabilityPlugin(kit.plugins["observability"].registry)], kit.targets, clock=clock)
+list(kit.stream(Call("hi"), ScriptedBackend(default=["x", Pause(0.5), "y", Pause(1.0), "z"], sleep=clock.sleep)))
 """
 SCRAPED = """
 from llmkit_plugins.plugins.observability.exposition import scraped
@@ -119,5 +122,10 @@ def test_several_processes_are_scraped_as_one(tmp_path):
     ).stdout
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#") and line)
     assert lines['llmkit_request_tokens_total{direction="input",model="m",provider="p"}'] == "10.0"
-    assert lines['llmkit_request_duration_seconds_count{model="m",outcome="ok",provider="p"}'] == "2.0"
+    assert lines['llmkit_request_duration_seconds_count{model="m",outcome="ok",provider="p"}'] == "4.0"
+    chunks = 'llmkit_time_per_output_chunk_seconds_{}{{{}model="m",provider="p"}}'
+    assert lines[chunks.format("count", "")] == "4.0"
+    assert lines[chunks.format("sum", "")] == "3.0"
+    buckets = {bound: lines[chunks.format("bucket", f'le="{bound}",')] for bound in ("0.64", "1.28")}
+    assert buckets == {"0.64": "0.0", "1.28": "4.0"}
     assert lines['llmkit_circuit_transitions_total{state="open",target="a"}'] == "2.0"

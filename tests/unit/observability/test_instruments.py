@@ -48,10 +48,19 @@ def test_relays_are_told_of_everything_that_comes(kind):
         return family.of(label).observe if kind == "histogram" else family.of(label).add
 
     write("old")(1.0)
-    family.relay(lambda values: lambda amount: told.append((values[0], amount)))
+    family.relay(lambda values: lambda amount, times=1: told.append((values[0], amount)))
     write("old")(2.0)
     write("new")(3.0)
     assert told == [("old", 2.0), ("new", 3.0)]
+
+
+def test_a_value_that_comes_many_times_is_told_once():
+    """With how many times; its sum and its bucket have all of them."""
+    told: list[tuple[float, int]] = []
+    histogram = Histogram((1.0,), (lambda value, times: told.append((value, times)),))
+    histogram.observe(0.5, times=200)
+    assert (histogram.counts, histogram.total) == ([200, 0], 100.0)
+    assert told == [(0.5, 200)]
 
 
 def test_setting_a_gauge_tells_relays_the_change():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from llmkit_plugins import Call, LLMKit, Target, Usage
 from llmkit_plugins.events import CircuitChanged
 from llmkit_plugins.plugins.observability import ObservabilityPlugin
+from llmkit_plugins.plugins.observability.instruments import OVERFLOW
 from llmkit_plugins.plugins.observability.metrics import SECONDS
 from llmkit_plugins.testing import MODES, Failure, Last, Pause, ScriptedBackend, drive
 
@@ -93,6 +95,25 @@ def test_ours_have_the_same_values(kit, points):
     assert [point.value for point in told["llmkit.request_active"]] == [0]
     states = {point.attributes["state"]: point.value for point in points()["llmkit.circuit_state"]}
     assert states == {"closed": 0, "open": 1, "half_open": 0}
+
+
+def test_the_conventions_attributes_are_bounded(reader, clock):
+    """What models and errors there are beyond the bound is told as overflow, as under our names."""
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    plugin = ObservabilityPlugin(
+        CollectorRegistry(), meter_provider=meters, metrics=["opentelemetry"], traces=False, max_label_sets=2
+    )
+    targets = [Target(f"t{n}", "p", f"m{n}", serves=frozenset({f"m{n}"})) for n in range(4)]
+    kit = LLMKit([plugin], targets, clock=clock)
+    for n in range(4):
+        error = type(f"Bug{n}", (Exception,), {})
+        with suppress(error):
+            kit.call(Call("hi", model=f"m{n}"), ScriptedBackend(default=[error()]))
+    metrics = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+    (duration,) = [metric for metric in metrics if metric.name == "gen_ai.client.operation.duration"]
+    told = {(p.attributes["gen_ai.request.model"], p.attributes["error.type"]) for p in duration.data.data_points}
+    assert told == {("m0", "Bug0"), ("m1", "Bug1"), (OVERFLOW, OVERFLOW)}
+    meters.shutdown()
 
 
 def test_the_conventions_are_not_told_twice(kit, points):
