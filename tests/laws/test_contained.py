@@ -265,6 +265,31 @@ def test_listeners_of_chunks(scene, plugin, sharing, mode):
     assert stage.backend.opened == stage.backend.closed
 
 
+@pytest.mark.parametrize("mode", ["stream", "astream"])
+def test_a_stream_that_is_listened_to_is_left(scene, plugin, mode):
+    """Its source is closed at once when the caller leaves, as without a listener."""
+
+    def listen(attempt):
+        attempt.on_chunk = [heard.append]
+
+    async def leave():
+        stream = stage.kit.astream(Call("hi"), stage.backend)
+        await anext(stream)
+        await stream.aclose()
+        assert stage.backend.closed == 1
+
+    heard = []
+    stage = scene(plugin(pre_attempt=listen), script={"a": ["x", "y", "z"]})
+    if mode == "stream":
+        stream = stage.kit.stream(Call("hi"), stage.backend)
+        next(stream)
+        stream.close()
+    else:
+        stage.arun(leave)
+    assert heard == ["x"]
+    assert stage.backend.opened == stage.backend.closed == 1
+
+
 def test_a_backend_that_cannot_classify_its_errors(scene, sharing, mode):
     """A bug in the backend's ``kind`` is contained and counted: the error is then nobody's kind."""
 

@@ -31,7 +31,7 @@ class RunTreeHandler(BaseCallbackHandler):
         **told: Any,
     ) -> None:
         name = told.get("name") or (serialized or {}).get("name")
-        self._tree.begin(str(run_id), _id(parent_run_id), name)
+        self._tree.begin(str(run_id), None if parent_run_id is None else str(parent_run_id), name)
 
     def _end_run(self, _: Any, *, run_id: UUID, **__: Any) -> None:
         self._tree.end(str(run_id))
@@ -51,14 +51,10 @@ class RunTreeHandler(BaseCallbackHandler):
 
     def _join_tree(self, run_id: UUID, parent_run_id: UUID | None) -> None:
         """A model's run began."""
-        if self._tree is not None:
-            self._tree.join(str(run_id), _id(parent_run_id))
+        if self._tree and parent_run_id is not None:
+            self._tree.join(str(run_id), str(parent_run_id))
 
     def _leave_tree(self, run_id: UUID) -> None:
         """It ended."""
-        if self._tree is not None:
+        if self._tree:  # an empty one is false
             self._tree.end(str(run_id))
-
-
-def _id(run_id: UUID | None) -> str | None:
-    return None if run_id is None else str(run_id)
