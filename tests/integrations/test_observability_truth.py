@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import ExitStack, aclosing, suppress
+from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -37,6 +45,25 @@ class Samples:
     def sum(self, name: str, **labels: str) -> float:
         wanted = labels.items()
         return sum(one.value for one in self._samples if one.name == name and wanted <= one.labels.items())
+
+
+class Points:
+    """The points that one collection of OpenTelemetry's finds."""
+
+    def __init__(self, reader: InMemoryMetricReader) -> None:
+        (resource,) = reader.get_metrics_data().resource_metrics
+        self._points = {
+            metric.name: metric.data.data_points for scope in resource.scope_metrics for metric in scope.metrics
+        }
+
+    def sum(self, name: str, **attributes: str) -> float:
+        return sum(getattr(point, "sum", getattr(point, "value", 0)) for point in self._of(name, attributes))
+
+    def count(self, name: str) -> int:
+        return sum(point.count for point in self._of(name, {}))
+
+    def _of(self, name: str, attributes: dict[str, str]) -> list[Any]:
+        return [point for point in self._points[name] if attributes.items() <= dict(point.attributes).items()]
 
 
 @pytest.fixture
@@ -86,13 +113,20 @@ async def make(kit: LLMKit, backend, n: int, free: asyncio.Semaphore) -> None:
 
 
 async def test_a_thousand_mixed_calls(providers, openai_backend):
-    """Right to the token and the cent, for each provider; every call and attempt is counted once, by its end."""
+    """Right to the token and the cent, for each provider, in both sinks; every call and attempt is counted once, by its
+    end, and has one span that ended."""
     registry, recorder = CollectorRegistry(), Recorder()
     targets = [
         Target(name, name, f"model-{name}", *PRICES[name], serves=frozenset({"chat" if len(name) == 1 else name}))
         for name in PRICES
     ]
-    kit = LLMKit([ObservabilityPlugin(registry), recorder, ShareByKey()], targets, on_plugin_error="raise")
+    reader, exporter = InMemoryMetricReader(), InMemorySpanExporter()
+    meters, tracers = MeterProvider([reader], shutdown_on_exit=False), TracerProvider(shutdown_on_exit=False)
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    observing = ObservabilityPlugin(
+        registry, metrics=["prometheus", "opentelemetry"], meter_provider=meters, tracer_provider=tracers
+    )
+    kit = LLMKit([observing, recorder, ShareByKey()], targets, on_plugin_error="raise")
     backend = openai_backend(**{name: provider.url for name, provider in providers.items()})
     free = asyncio.Semaphore(50)
     await asyncio.gather(*[make(kit, backend, n, free) for n in range(CALLS)])
@@ -126,3 +160,22 @@ async def test_a_thousand_mixed_calls(providers, openai_backend):
     assert saved == recorder.counts["request shared"] > 0
     assert samples.sum("llmkit_request_active") == 0
     assert not recorder.open
+    points = Points(reader)
+    for name in ("a", "b"):
+        told, stats = {"gen_ai.provider.name": name}, providers[name].stats
+        assert points.sum("gen_ai.client.token.usage", **told, **{"gen_ai.token.type": "input"}) == stats.prompt_tokens
+        assert points.sum("llmkit.request_tokens", **told, direction="output") == stats.completion_tokens
+        assert points.sum("llmkit.request_cost", **told) == pytest.approx(stats.cost, abs=1e-9)
+    assert points.count("gen_ai.client.operation.duration") == recorder.counts["attempt"]
+    assert points.count("llmkit.request_duration") == CALLS
+    spans = exporter.get_finished_spans()
+    assert len({span.context.span_id for span in spans}) == len(spans) == CALLS + recorder.counts["attempt"]
+    ended = Counter(
+        ("attempt" if span.kind is SpanKind.CLIENT else "request", span.attributes["llmkit.outcome"]) for span in spans
+    )
+    for outcome in ("ok", "error", "cancelled"):
+        for what in ("request", "attempt"):
+            counted = samples.sum(f"llmkit_{what}_duration_seconds_count", outcome=outcome)
+            assert ended[what, outcome] == counted > 0
+    meters.shutdown()
+    tracers.shutdown()
