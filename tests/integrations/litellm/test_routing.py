@@ -3,6 +3,9 @@ down."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
+
 import litellm
 import pytest
 
@@ -242,6 +245,8 @@ async def test_a_hook_that_waits(routed, mode, ask, kit, plugin, heard):
     assert heard() == {"request": 1, "attempt": 1, "attempt ok": 1, "request ok": 1}
 
 
+# LiteLLM 1.100 makes the coroutine that sends before it checks
+@pytest.mark.filterwarnings("ignore:coroutine 'acompletion' was never awaited:RuntimeWarning")
 async def test_a_check_of_litellms_own_between_choice_and_sending(enter, mode, ask, heard, recorder, first):
     """An attempt that LiteLLM's own checks keep from being sent ends as refused, and was never started."""
 
@@ -259,6 +264,8 @@ async def test_a_check_of_litellms_own_between_choice_and_sending(enter, mode, a
     assert heard() == {"request": 1, "attempt": 1, "attempt refused": 1, "request error": 1}
     assert recorder.attempts[0].started is None
     assert first.stats.requests == 0
+    await asyncio.sleep(0.05)  # LiteLLM still looks at the error
+    gc.collect()
 
 
 async def test_a_routing_strategy_of_the_users(enter, mode, ask, heard, tried, deployment, second):
