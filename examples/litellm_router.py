@@ -17,8 +17,8 @@ from llmkit_plugins.testing.fake_provider import Fault
 
 
 async def main(first: FakeProvider, second: FakeProvider) -> None:
-    limits = [Limit(requests="3/min", per=("user",))]
-    kit = LLMKit(plugins=[RateLimiterPlugin(limits=limits), MultiplexerPlugin(), RouterPlugin(), CircuitBreakerPlugin()])
+    limiter = RateLimiterPlugin(limits=[Limit(requests="3/min", per=("user",))])
+    kit = LLMKit(plugins=[limiter, MultiplexerPlugin(), RouterPlugin(), CircuitBreakerPlugin()])
     access = {"model": "openai/gpt-4o-mini", "api_key": "any"}
     models = [
         {"model_name": "chat", "litellm_params": {**access, "api_base": first.url}, "model_info": {"id": "first"}},
