@@ -50,6 +50,7 @@ class Proxy:
     def __init__(self, folder: Path, port: int, process: subprocess.Popen[bytes]) -> None:
         self.folder, self.process, self.master_key = folder, process, MASTER_KEY
         self.url = f"http://127.0.0.1:{port}"
+        self._clients: dict[str, openai.OpenAI] = {}
 
     @property
     def log(self) -> str:
@@ -58,7 +59,9 @@ class Proxy:
 
     def client(self, key: str = "sk-ann--") -> openai.OpenAI:
         """A client with the key of a user and team, ``sk-USER-TEAM-``; it never retries by itself."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE)
+        if key not in self._clients:
+            self._clients[key] = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE)
+        return self._clients[key]
 
     def aclient(self, key: str = "sk-ann--") -> openai.AsyncOpenAI:
         """The same, to be awaited."""
@@ -86,6 +89,12 @@ class Proxy:
         for what in ("request", "attempt"):
             assert inner[what] == sum(times for told, times in inner.items() if told.startswith(f"{what} "))
 
+    def left_open(self) -> set[tuple[str, str, int | None]]:
+        """Which plugin was not told of which end."""
+        told = [(line, (line["who"], line["call"], line.get("number"))) for line in self.lines("journal")]
+        begun = {mark for line, mark in told if line["what"] in ("request", "attempt")}
+        return begun - {mark for line, mark in told if " " in line["what"]}
+
     def wait(self, holds: Callable[[], Any]) -> None:
         """Wait until *holds*."""
         wait(holds, lambda: self.log)
@@ -105,6 +114,13 @@ class Proxy:
         """End it as an operator does, and return its exit status."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
+
+    def close(self) -> None:
+        """End it at once, whatever it does."""
+        for client in self._clients.values():
+            client.close()
+        self.process.kill()
+        self.process.wait()
 
 
 def wait(holds: Callable[[], Any], told: Callable[[], str] = lambda: "it never happened") -> None:
@@ -151,8 +167,7 @@ def _launched(folder: Path, config: dict[str, Any], settings: str) -> Iterator[P
     try:
         yield proxy
     finally:
-        proxy.process.kill()
-        proxy.process.wait()
+        proxy.close()
 
 
 def _answers(proxy: Proxy) -> bool:
@@ -235,6 +250,8 @@ def _proxy(_providers, tmp_path_factory) -> Iterator[Proxy]:
     with _launched(tmp_path_factory.mktemp("proxy"), config, SETTINGS) as proxy:
         proxy.wait(lambda: _answers(proxy))
         yield proxy
+        proxy.stop()
+        assert proxy.left_open() == set()
 
 
 @pytest.fixture
