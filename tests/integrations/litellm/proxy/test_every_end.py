@@ -9,8 +9,6 @@ import pytest
 
 from llmkit_plugins.testing.fake_provider import Fault
 
-pytestmark = pytest.mark.xdist_group("proxy")
-
 PROMPT = [{"role": "user", "content": "hi there"}]
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("proxy")
-
 ROOT = Path(__file__).parents[4]
 EXAMPLE = ROOT / "examples" / "litellm_proxy"
 

@@ -11,8 +11,6 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-pytestmark = pytest.mark.xdist_group("proxy")
-
 PROMPT = [{"role": "user", "content": "hi there"}]
 TWO_LINES = {"litellm_settings": {"callbacks": ["llmkit_litellm.proxy.handler"]}}
 

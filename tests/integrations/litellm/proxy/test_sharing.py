@@ -7,11 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
-import pytest
 
 from llmkit_plugins.testing import FakeProvider
-
-pytestmark = pytest.mark.xdist_group("proxy")
 
 PROMPT = [{"role": "user", "content": "hi there"}]
 CLIENTS = 50
@@ -137,6 +134,23 @@ async def test_places_of_a_key_come_back(proxy, mode, first):
             assert await asyncio.gather(*tasks) == ["one two three"] * 5
             assert first.stats.by_endpoint["chat"] == turn
             await asyncio.to_thread(proxy.reaches, model, **{"request shared": 4 * turn})
+
+
+async def test_places_of_who_left_come_back(proxy, first):
+    """The same where all of them leave half-way, again and again."""
+    first.slow_down(per_token_seconds=600.0)
+    async with proxy.aclient("sk-ann--3") as client:
+        for turn in range(1, 4):
+            await asyncio.gather(*(leave(client, "slots left") for _ in range(3)))
+            await asyncio.to_thread(first.wait_until, lambda stats, turn=turn: stats.clients_left == turn, 60.0)
+            await asyncio.to_thread(proxy.reaches, "slots left", **{"request cancelled": 3 * turn})
+    assert first.stats.by_endpoint["chat"] == 3
+
+
+async def leave(client, model) -> None:
+    """Go away after the first chunk."""
+    async with await client.chat.completions.create(model=model, messages=PROMPT, stream=True) as stream:
+        await anext(stream)
 
 
 async def test_their_own_callbacks(proxy, mode, first):
