@@ -247,7 +247,11 @@ def _proxy(_providers, tmp_path_factory) -> Iterator[Proxy]:
     config = {
         "model_list": models,
         "litellm_settings": {"callbacks": ["theirs.callback", "prometheus", "llmkit_litellm.proxy.handler"]},
-        "general_settings": {"custom_auth": "theirs.check_key", "cancel_on_disconnect": True},
+        "general_settings": {
+            "custom_auth": "theirs.check_key",
+            "cancel_on_disconnect": True,
+            "disable_model_info_refresh": True,  # else it asks each provider what models it has
+        },
         "router_settings": {"num_retries": 2, "retry_after": 0, "disable_cooldowns": True},
     }
     with _launched(tmp_path_factory.mktemp("proxy"), config, SETTINGS) as proxy:

@@ -70,9 +70,9 @@ def test_a_dying_deployment_is_left_and_found_again(proxy, first, second):
     first.fail_with(Fault("overloaded"))
     left = 0
     for _ in range(100):
-        asked = first.stats.requests
+        asked = len(first.requests)
         assert ask(client, "dying") == "four five"
-        left = left + 1 if first.stats.requests == asked else 0
+        left = left + 1 if len(first.requests) == asked else 0
         if left == 3:
             break
     assert left == 3
@@ -150,7 +150,7 @@ def test_health_checks_are_not_ours(proxy, first, second):
     headers = {"authorization": "Bearer sk-ann--"}
     health = httpx.get(f"{proxy.url}/health", params={"model": "keys"}, headers=headers, timeout=60.0).json()
     assert (health["healthy_count"], health["unhealthy_count"]) == (2, 0)
-    assert first.stats.requests == second.stats.requests == 1
+    assert len(first.requests) == len(second.requests) == 1
     assert len(proxy.lines("journal")) == begun
 
 
@@ -175,7 +175,7 @@ def test_responses(proxy, first):
     with pytest.raises(openai.RateLimitError) as raised:
         proxy.client().responses.create(model="responses", input="hi there", user="limited-responses", metadata=own)
     assert raised.value.response.headers["retry-after"]
-    assert first.stats.requests == 1
+    assert len(first.requests) == 1
     heard = {"request": 2, "attempt": 1, "attempt ok": 1, "request ok": 1, "request refused": 1}
     proxy.hears("responses", heard)
 
@@ -188,5 +188,5 @@ def test_messages_are_not_covered(proxy, first):
     for _ in range(2):
         answer = httpx.post(f"{proxy.url}/v1/messages", json=body, headers=headers, timeout=60.0)
         assert answer.json()["content"][0]["text"] == "one two three"
-    assert first.stats.requests == 2
+    assert len(first.requests) == 2
     assert len(proxy.lines("journal")) == begun
