@@ -1,6 +1,6 @@
 """Two providers behind one chat model: the second answers where the first one fails.
 
-Runs by itself, against providers on this machine: ``python examples/langchain_quickstart.py``.
+Runs by itself, against providers on this machine: ``python examples/langchain_chain.py``.
 """
 
 from langchain_core.output_parsers import StrOutputParser
