@@ -81,7 +81,7 @@ class RateLimiterPlugin:
     @hookimpl
     def llmkit_post_attempt(self, call: Call, attempt: Attempt) -> None:
         spent, ticket = _spent(attempt), attempt.state.pop(self, None)
-        of_caller = call.state.get(self) if call.outcome is None else call.state.pop(self, None)
+        of_caller = call.state.get(self)
         if attempt.started is None:
             if ticket is not None:
                 ticket.refund()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import suppress
 from typing import Any
 
@@ -223,6 +224,19 @@ def test_a_follower_is_a_request_of_its_user_and_no_tokens(clock: ManualClock) -
     for user in ("ann", "bob"):
         with pytest.raises(RateLimited, match="'r'"):
             limiter.request(Call("hi", user=user))
+
+
+def test_concurrency_comes_back_from_the_collector(clock: ManualClock) -> None:
+    """A stream that is left to the garbage collector is told of late, its attempt after its call has ended: the
+    caller's permit comes back all the same."""
+    kit = kit_of(clock, Limit(concurrency=1, per="user"))
+    stream: Any = kit.stream(Call("hi", user="u1"), ScriptedBackend())
+    next(stream)
+    cycle = [stream]
+    cycle.append(cycle)
+    del stream, cycle
+    gc.collect()
+    assert send(kit, "run", user="u1")
 
 
 def test_concurrency_comes_back(clock: ManualClock, mode: str) -> None:
