@@ -40,7 +40,7 @@ class _Handler(RunTreeHandler):
 
     def __init__(self, kit: LLMKit) -> None:
         super().__init__(kit)
-        self.kit = kit
+        self.kit, self._mark = kit, mark_of(kit)
         self._runs = runs_of(kit)
         _say_what_it_cannot(kit)
 
@@ -48,7 +48,7 @@ class _Handler(RunTreeHandler):
         """The call that a run makes and where it goes; None where it is counted already."""
         self._join_tree(run_id, told.get("parent_run_id"))
         metadata = told.get("metadata") or {}
-        if metadata.get(MARK) == mark_of(self.kit) or not self._runs.claim(run_id):
+        if metadata.get(MARK) == self._mark or not self._runs.claim(run_id):
             return None
         params = told.get("invocation_params") or {}
         call = call_of(messages, params, Origin(metadata, run_id), metadata.get("ls_model_name"), operation)

@@ -44,5 +44,6 @@ def _told(ls_params: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _make(kit: LLMKit, name: str, provider: str, model: str) -> Target:
-    made = _made.setdefault(kit, {})
-    return made.setdefault((name, provider, model), Target(name, provider, model))
+    made, key = _made.setdefault(kit, {}), (name, provider, model)
+    known = made.get(key)  # to make one takes as long as all else a handler does
+    return known if known is not None else made.setdefault(key, Target(*key))

@@ -98,11 +98,21 @@ def ask() -> Callable[..., Any]:
 
 
 def _text(answer: Any) -> str:
+    """Of a chain's text, a model's message, the last one of a graph's state, or a graph's streamed piece of one."""
+    if isinstance(answer, dict):
+        answer = answer["messages"][-1]
+    if isinstance(answer, tuple):
+        answer = answer[0]
     return answer if isinstance(answer, str) else str(answer.text)
 
 
 def _joined(chunks: list[Any]) -> list[str]:
     return ["".join(map(_text, chunks))]
+
+
+def _twice(said: Any) -> list[Any]:
+    """What a batch is asked: *said* twice, or the two things that it is."""
+    return said if isinstance(said, list) else [said, said]
 
 
 async def _ainvoke(runnable, said, config):
@@ -114,7 +124,8 @@ async def _astream(runnable, said, config):
 
 
 async def _abatch(runnable, said, config):
-    answers = await runnable.abatch([said, said], config, return_exceptions=True)  # else it does not wait for the other
+    # else it does not wait for the other
+    answers = await runnable.abatch(_twice(said), config, return_exceptions=True)
     for error in answers:
         if isinstance(error, BaseException):
             raise error
@@ -128,7 +139,7 @@ async def _astream_events(runnable, said, config):
 
 async def _astream_events_v3(runnable, said, config):
     async with await runnable.astream_events(said, config, version="v3") as stream:
-        return [await stream.output]
+        return [await (stream.output() if callable(stream.output) else stream.output)]
 
 
 _ASYNC = {
@@ -141,7 +152,7 @@ _ASYNC = {
 _SYNC = {
     "invoke": lambda runnable, said, config: [runnable.invoke(said, config)],
     "stream": lambda runnable, said, config: _joined(list(runnable.stream(said, config))),
-    "batch": lambda runnable, said, config: runnable.batch([said, said], config),
+    "batch": lambda runnable, said, config: runnable.batch(_twice(said), config),
     "stream_events v3": lambda runnable, said, config: [runnable.stream_events(said, config, version="v3").output],
 }
 
@@ -158,7 +169,8 @@ def listen() -> Callable[..., Any]:
             await asyncio.to_thread(_leave_v3, runnable, said, config)
         elif mode == "astream_events v3":
             async with await runnable.astream_events(said, config, version="v3") as stream:
-                await anext(aiter(stream.text))
+                spoken = stream if hasattr(stream, "text") else await anext(aiter(stream.messages))
+                await anext(aiter(spoken.text))
         else:
             await _aleave(mode, runnable, said, config)
 
@@ -172,7 +184,12 @@ def _leave(runnable, said, config):
 
 
 def _leave_v3(runnable, said, config):
-    next(iter(runnable.stream_events(said, config, version="v3").text))
+    stream = runnable.stream_events(said, config, version="v3")
+    if hasattr(stream, "text"):
+        next(iter(stream.text))
+    else:
+        next(iter(next(iter(stream.messages)).text))
+        stream.abort()
 
 
 async def _aleave(mode, runnable, said, config):

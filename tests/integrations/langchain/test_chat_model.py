@@ -421,6 +421,26 @@ async def test_timeout_of_an_attempt_reaches_the_client(mode, model, ask, kit, p
     assert [attempt.kind for attempt in recorder.attempts] == ["timeout", None]
 
 
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+async def test_model_that_always_streams(mode, kit, ask, first, chat_openai):
+    """A model that is set to stream does so where a whole answer is asked for too."""
+    model = ChatLLMKit(models={"a": chat_openai(first, "m", streaming=True)}, kit=kit)
+    assert await ask(mode, model) == ["one two three"]
+    assert first.requests[0].body["stream"]
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+async def test_content_in_the_form_of_one_of_the_models(mode, kit, first, second, chat_openai):
+    """Where the models are set to different forms of content, each gives its own."""
+    models = {"a": chat_openai(first, "m", output_version="v1"), "b": chat_openai(second, "n", output_version="v0")}
+    model = ChatLLMKit(models=models, kit=kit)
+    ask = model.ainvoke if mode == "ainvoke" else model.invoke
+    answers = [
+        (await answer) if mode == "ainvoke" else answer for answer in (ask("hi", model="a"), ask("hi", model="b"))
+    ]
+    assert [type(answer.content) for answer in answers] == [list, str]
+
+
 @pytest.mark.parametrize("mode", ["stream", "astream"])
 async def test_model_that_cannot_stream(mode, kit, ask, recorder):
     """A model without a stream of its own gives its answer in one chunk, tool calls included."""

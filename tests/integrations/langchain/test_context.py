@@ -8,6 +8,7 @@ import pytest
 from langchain_core.exceptions import ModelError
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_core.tracers.context import _configure_hooks
 from llmkit_langchain import LLMKitRateLimiter, llmkit_context
 
 from llmkit_plugins import ConfigError, Limit, LLMKit, RateLimited, RateLimiter, RateLimiterPlugin, hookimpl
@@ -64,6 +65,15 @@ def test_an_inner_context_stands_in_for_the_outer(model: FakeListChatModel) -> N
             model.invoke("hi")
         model.invoke("hi")
     assert (inner.seen, outer.seen) == ([("in", None)], [("out", None)])
+
+
+def test_many_contexts_leave_nothing_behind(model: FakeListChatModel) -> None:
+    """LangChain is told of them once, when the package is loaded: its own contexts tell it anew each time."""
+    hooks = len(_configure_hooks)
+    for _ in range(5):
+        with llmkit_context(LLMKit(), user="ann"):
+            model.invoke("hi")
+    assert len(_configure_hooks) == hooks
 
 
 def test_a_refusal_stops_the_call(model: FakeListChatModel) -> None:

@@ -124,12 +124,13 @@ async def test_lost_upstream_may_be_asked_for_again(sharing, kit, seated, held, 
     assert caught.value.is_retryable
 
 
-def test_threads_share_too(sharing, seats, eventually, held, first, recorder):
-    """Fifty threads that stream the same are one request; each run is told by its own callbacks."""
+def test_threads_share_too(sharing, chain_of, seats, eventually, held, first, recorder):
+    """Fifty threads that stream the same chain are one request; each run has its own callbacks and the whole usage."""
     runs = [Run() for _ in range(50)]
+    chain = chain_of(sharing)
 
     def listen(run):
-        return "".join(chunk.text for chunk in sharing.stream("hi", {"callbacks": [run]}))
+        return "".join(chain.stream({"topic": "x"}, {"callbacks": [run]}))
 
     with ThreadPoolExecutor(50) as pool:
         answers = [pool.submit(listen, run) for run in runs]
@@ -137,8 +138,11 @@ def test_threads_share_too(sharing, seats, eventually, held, first, recorder):
         held.set()
         assert {answer.result() for answer in answers} == {"one two three"}
     assert first.stats.requests == 1
+    assert {"".join(run.tokens) for run in runs} == {"one two three"}
     assert all(run.events == {"start": 1, "end": 1} for run in runs)
     assert {run.usage["total_tokens"] for run in runs} == {4}
+    assert len({run.run_id for run in runs}) == 50
+    assert recorder.counts["request ok"] == recorder.counts["attempt"] == 1
     assert recorder.counts["request shared"] == 49
 
 
