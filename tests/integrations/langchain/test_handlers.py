@@ -1,4 +1,5 @@
-"""The callback handlers on a plain ``ChatOpenAI``: every call begins and ends once, however it ends, over real HTTP."""
+"""The callback handlers on a plain ``ChatOpenAI``: what plugins are told of each call, over real HTTP. That each begins
+and ends once, however it ends, is in ``test_cells``."""
 
 from __future__ import annotations
 
@@ -101,36 +102,6 @@ async def test_refused(mode, where, handler, asked, collected, recorder, kit, pl
     assert (caught.value.is_retryable, caught.value.target) == (True, "openai/m-1")
     assert recorder.counts["request refused"] == recorder.counts["attempt refused"] == recorder.counts["request"] >= 1
     assert first.stats.requests == 0
-
-
-@pytest.mark.parametrize(("mode", "where", "handler"), [case for case in CASES if case[0] in ASYNC])
-async def test_cancelled(mode, where, handler, asked, cancel, recorder, kit, first):
-    """A caller who is cancelled says nothing about the provider; where LangChain tells nobody, the lease does."""
-    first.slow_down(first_token_seconds=60)
-    calls = times.get(mode, 1)
-    await cancel(first, asked(mode, where, handler), calls)
-    if mode in ("ainvoke", "abatch"):
-        kit.close()
-    assert recorder.counts["request cancelled"] == recorder.counts["attempt cancelled"] == calls
-    assert recorder.counts["request"] == calls
-    assert not recorder.open
-
-
-LEFT = [case for case in CASES if case[0] in STREAMED and case[:2] != ("stream", "chain")]
-
-
-@pytest.mark.parametrize(("mode", "where", "handler"), LEFT)
-async def test_abandoned(mode, where, handler, plain, chain_of, listen, recorder, kit, first):
-    """A stream that is left half-way ends its call as cancelled."""
-    first.slow_down(per_token_seconds=60)
-    model = plain if where == "bare" else chain_of(plain)
-    await listen(mode, model, {"callbacks": [handler(kit)]})
-    if mode == "stream_events v3":  # of which LangChain tells nobody
-        gc.collect()
-        kit.close()
-    await asyncio.to_thread(first.wait_until, lambda stats: stats.clients_left == 1)
-    assert recorder.counts["request cancelled"] == recorder.counts["attempt cancelled"] == 1
-    assert recorder.counts["request"] == recorder.counts["attempt"] == 1
 
 
 async def test_lease_ends_what_langchain_never_does(plain, cancel, recorder, plugin, first):
