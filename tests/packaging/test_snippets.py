@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else importing it asks the network for prices
+
+import litellm
 
 from llmkit_plugins.config import assemble
 from llmkit_plugins.testing.fake_provider import FakeProvider
@@ -44,6 +50,16 @@ def provider() -> Iterator[FakeProvider]:
         yield provider
 
 
+@pytest.fixture
+def _connections() -> Iterator[None]:
+    """LiteLLM's are closed when the test is over, rather than whenever somebody clears what it keeps."""
+    with httpx.Client() as litellm.client_session:
+        yield
+    litellm.client_session = None
+    litellm.in_memory_llm_clients_cache.flush_cache()
+
+
+@pytest.mark.usefixtures("_connections")
 @pytest.mark.parametrize("snippet", snippets("python"), ids=named)
 def test_python(snippet: Snippet, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs from its first line to its last, with a local provider where the key of a real one would be."""
