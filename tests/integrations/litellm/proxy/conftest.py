@@ -240,7 +240,7 @@ GROUPS = tuple(
 @pytest.fixture(scope="session")
 def _proxy(_providers, tmp_path_factory) -> Iterator[Proxy]:
     first, second = _providers
-    groups = (*GROUPS, "buggy", "dying", "keys", "other", "slots left", "texts", "traced", "wire")
+    groups = (*GROUPS, "buggy", "callers", "dying", "free", "keys", "other", "slots left", "texts", "traced", "wire")
     pairs = [(group, name, provider) for group in groups for name, provider in (("a", first), ("b", second))]
     chats = [(group, "a", first, "custom_openai/gpt-4o-mini") for group in ("messages", "responses")]
     models = [_deployment(*entry) for entry in (*pairs, *chats)]

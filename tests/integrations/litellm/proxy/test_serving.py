@@ -29,11 +29,11 @@ def refused(client, model, **given) -> httpx.Response:
 
 def test_the_callers_of_a_key(proxy):
     """User and tenant are those of the key; the request's ``user`` says which of its users asks."""
-    ask(proxy.client("sk-ann-team-"), "keys")
-    ask(proxy.client("sk-ann-team-"), "keys", user="bob")
-    ask(proxy.client("sk-ann--"), "keys")
+    ask(proxy.client("sk-ann-team-"), "callers")
+    ask(proxy.client("sk-ann-team-"), "callers", user="bob")
+    ask(proxy.client("sk-ann--"), "callers")
     told = [
-        (line["user"], line["tenant"]) for line in proxy.lines("journal", who="outer", model="keys", what="request")
+        (line["user"], line["tenant"]) for line in proxy.lines("journal", who="outer", model="callers", what="request")
     ]
     assert told == [("ann", "team"), ("bob", "team"), ("ann", None)]
 
@@ -59,6 +59,24 @@ def test_a_key_over_the_limit(proxy):
     ask(proxy.client("sk-per_key-x-"), "keys")
     refused(proxy.client("sk-per_key-x-"), "keys")
     ask(proxy.client("sk-per_key-y-"), "keys")
+
+
+def test_refusals_give_places_back(proxy, mode):
+    """A key that may make one request at once is refused by our limit again and again, then serves another user."""
+    client, user = proxy.client("sk-ann--1"), f"limited-places-{mode}"
+
+    def told(**given) -> str:
+        """The answer, or why there is none; LiteLLM gives places back in the background, so that it may refuse too."""
+        try:
+            answer = client.chat.completions.create(model="free", messages=PROMPT, stream=mode == "stream", **given)
+            return "an answer" if mode == "whole" or list(answer) else ""
+        except openai.RateLimitError as error:
+            return str(error)
+
+    proxy.wait(lambda: told(user=user) == "an answer")
+    for _ in range(4):
+        proxy.wait(lambda: "requests 1/day per user" in told(user=user))
+    proxy.wait(lambda: told() == "an answer")
 
 
 # -- circuits -------------------------------------------------------------------------------------------------------
