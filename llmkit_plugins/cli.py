@@ -134,7 +134,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["name"],
         package,
         hooks,
-        f"yes, as number {row['place']}" if row["enabled"] else f"no: {row['why_not']}",
+        f"as number {row['place']}" if row["enabled"] else f"no: {row['why_not']}",
     ]
 
 

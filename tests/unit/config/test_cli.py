@@ -185,8 +185,9 @@ def test_check_without_a_file(llmkit: Callable[..., SimpleNamespace]) -> None:
 
 
 @pytest.mark.usefixtures("plugins")
-def test_plugins_without_settings(llmkit: Callable[..., SimpleNamespace]) -> None:
+def test_plugins_without_settings(llmkit: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without settings the table has every plugin: those that can be used are enabled, the other says why not."""
+    monkeypatch.setenv("COLUMNS", "120")
     result = llmkit("plugins")
     assert result.code == 0
     assert [line.split("  ", 1)[0] for line in result.out.splitlines()] == [
@@ -197,7 +198,7 @@ def test_plugins_without_settings(llmkit: Callable[..., SimpleNamespace]) -> Non
         "shaky",
     ]
     _, limiter, *_, shaky = result.out.splitlines()
-    assert "acme 1.0  pre_request, error  yes, as number 1" in limiter
+    assert "acme 1.0  pre_request, error  as number 1" in limiter
     assert shaky.endswith("no: it cannot be imported: ImportError: No module named 'shaken'")
 
 
@@ -239,6 +240,17 @@ def test_plugins_with_settings_that_cannot_be_read(llmkit: Callable[..., SimpleN
     result = llmkit("plugins", "--config", "gone.toml")
     assert result.code == 1
     assert "gone.toml is wrong in 1 place" in result.out
+
+
+def test_a_table_fits_its_width(llmkit: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is little room no line is longer than that, and every word is still there."""
+    monkeypatch.setenv("COLUMNS", "500")
+    wide = llmkit("plugins").out
+    assert max(map(len, wide.splitlines())) > 80
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = llmkit("plugins").out
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert sorted(narrow.split()) == sorted(wide.split())
 
 
 def test_the_real_plugins(llmkit: Callable[..., SimpleNamespace]) -> None:

@@ -40,8 +40,11 @@ model = "any"
 
 
 @pytest.fixture
-def explain(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., SimpleNamespace]:
+def explain(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., SimpleNamespace]:
     """``explain("--model", "large")``: the exit code and what was written, for the settings above or others."""
+    monkeypatch.setenv("COLUMNS", "120")  # a line for each target
 
     def run(*argv: str, settings: str = SETTINGS) -> SimpleNamespace:
         file = tmp_path / "llmkit.toml"
