@@ -152,7 +152,7 @@ def _user(number: int) -> str:
 
 
 ACTS = (
-    Act("Everyday traffic through a LangChain chain and a LiteLLM Router", everyday_traffic),
+    Act("Everyday traffic through LangChain and LiteLLM", everyday_traffic),
     Act("A hundred callers with the same question", all_at_once),
     Act("A user over the limit", over_the_limit),
     Act("A provider dies and heals", a_provider_dies),
