@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from llmkit_plugins.errors import ConfigError
 from llmkit_plugins.plugins.rate_limiter.admission import OnLimit
 from llmkit_plugins.plugins.rate_limiter.limits import Limit
-from llmkit_plugins.settings import Settings, nearest
+from llmkit_plugins.settings import Settings, as_one, nearest
 
 
 class RateLimiterConfig(Settings):
@@ -38,7 +38,15 @@ class RateLimiterConfig(Settings):
     def _each_a_limit(cls, limits: Any) -> Any:
         if not isinstance(limits, list | tuple):
             return limits
-        return [_limit(given, f"[{place}]") for place, given in enumerate(limits)]
+        made, wrong = [], []
+        for place, given in enumerate(limits):
+            try:
+                made.append(_limit(given, f"[{place}]"))
+            except ConfigError as error:
+                wrong.append(error)
+        if wrong:
+            raise as_one(wrong)
+        return made
 
 
 def _limit(given: Any, place: str) -> Any:

@@ -276,8 +276,10 @@ def test_a_caller_that_cannot_wait_is_told_how_long(clock: ManualClock) -> None:
 
 
 def test_settings_say_what_would_be_right() -> None:
-    """A limit's mistakes are named by their place in the list."""
+    """Mistakes in limits are named by their place in the list, all of them at once."""
     with pytest.raises(ConfigError, match=r"limits\[1\]\.requests: .*3 per fortnight.*100/s"):
         RateLimiterConfig(limits=[{"requests": "1/s"}, {"requests": "3 per fortnight"}])
     with pytest.raises(ConfigError, match=r"limits\[0\]\.request: .*did you mean requests"):
         RateLimiterConfig(limits=[{"request": "1/s"}])
+    with pytest.raises(ConfigError, match=r"(?s)limits\[0\]\.request: .*limits\[2\]\.per: 'usr' is no key"):
+        RateLimiterConfig(limits=[{"request": "1/s"}, {"requests": "1/s"}, {"requests": "1/s", "per": "usr"}])
