@@ -168,7 +168,7 @@ def _expected(kind: str, message: str) -> str:
     name, _, problem = kind.rpartition("_")
     if problem in ("type", "parsing") and name in _TYPES:
         return _TYPES[name]
-    return _SHOULD.sub("", message)
+    return _SHOULD.sub("", message).partition(" after validation")[0]
 
 
 def _described(expected: str, field: FieldInfo | None) -> str | None:
