@@ -105,8 +105,14 @@ class LLMKit:
         """Add *plugin*, last or at place *at*; calls under way do not see it.
 
         Its name is *name*, else its own ``name``, else that of its class; a number is added where that is taken. A
-        plugin's ``attach(kit)``, if it has one, is called first. Raises ``ConfigError`` for hooks that cannot work.
+        plugin's ``attach(kit)``, if it has one, is called first. Raises ``ConfigError`` for hooks that cannot work, and
+        for a name or a class in place of a plugin.
         """
+        if isinstance(plugin, str):
+            raise ConfigError(f"{plugin!r} is a name", key="plugins", right="a plugin; LLMKit.from_config takes names")
+        if isinstance(plugin, type):
+            called = plugin.__name__
+            raise ConfigError(f"{called} is a class", key="plugins", right=f"a plugin, such as {called}()")
         name = name or getattr(plugin, "name", None) or type(plugin).__name__
         check_hooks(plugin, name)
         with self._lock:

@@ -59,6 +59,14 @@ def test_the_same_plugin_twice(plugin):
         LLMKit([once, once])
 
 
+def test_what_is_no_plugin():
+    """A name, as settings have it, or a class says what would be right."""
+    with pytest.raises(ConfigError, match=r"plugins: 'observability' is a name .*from_config"):
+        LLMKit(["observability"])
+    with pytest.raises(ConfigError, match=r"plugins: Recorder is a class .*Recorder\(\)"):
+        LLMKit([Recorder])
+
+
 def test_a_plugin_that_is_equal_to_another():
     """Equal plugins would share their place on a call, so the second is refused as well."""
 
