@@ -30,7 +30,7 @@ _TYPES = {
 }
 
 
-_SHOULD = re.compile(r"^\w+ should (be|have) (a valid )?")
+_SHOULD = re.compile(r"^\w+ should (be |have )?(a valid )?")
 """How pydantic's messages begin; the rest of them is what would be right."""
 
 

@@ -17,7 +17,9 @@ from llmkit_plugins.settings import Settings, as_one, nearest
 class RateLimiterConfig(Settings):
     """Settings of the rate limiter plugin."""
 
-    limits: list[Limit] = Field(default=[], description="What is limited: each limit is a table, see below.")
+    limits: list[Limit] = Field(
+        default=[], description='What is limited: each limit is a table, as in { requests = "60/min", per = ["user"] }.'
+    )
     on_limit: OnLimit = Field(
         default="reject",
         description='Over a limit: "reject" raises RateLimited, "wait" waits its turn, "shadow" only counts.',

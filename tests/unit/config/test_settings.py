@@ -31,6 +31,7 @@ class Outer(Settings):
     inners: list[Inner] = Field(default=[])
     named: dict[str, Inner] = Field(default={})
     some: list[int] = Field(default=[1], min_length=1)
+    url: str = Field(default="http://", pattern="^http://")
     key: SecretStr | None = None
     hidden: int = Field(default=0, repr=False)
 
@@ -83,6 +84,7 @@ def wrong(**values: Any) -> ConfigError:
         ({"inners": [{"size": 1}, {"size": 0}]}, "inners[1].size", "0 is not valid", "greater than 0: How many."),
         ({"named": {"x": {"size": 0}}}, "named.x.size", "0 is not valid", "greater than 0: How many."),
         ({"some": []}, "some", "a list is not valid", "at least 1 item"),
+        ({"url": "x:80"}, "url", "'x:80' is not valid", "match pattern '^http://'"),
         ({"inner": {"sizes": 1, "size": 1}}, "inner.sizes", "there is no such setting", "did you mean size?"),
         ({"inner": {"zzz": 1, "size": 1}}, "inner.zzz", "there is no such setting", "one of size"),
         ({"anything": "plain"}, "anything", "plain will not do", None),
