@@ -193,7 +193,7 @@ def _demo(_: argparse.Namespace, rest: Sequence[str]) -> int:
     try:
         demo = importlib.import_module("llmkit_plugins.demo")
     except ImportError as error:
-        return _fail(f'the demo needs {error.name}, which is not installed: pip install "llmkit-plugins[all]"')
+        return _fail(f'the demo needs {error.name}, which is not installed: pip install "llmkit-plugins[demo]"')
     code: int = demo.main(rest)
     return code
 

@@ -292,7 +292,7 @@ def test_the_demo_without_the_frameworks(
     monkeypatch.setitem(sys.modules, "llmkit_plugins.demo", None)
     result = llmkit("demo")
     assert result.code == 2
-    assert 'pip install "llmkit-plugins[all]"' in result.err
+    assert 'pip install "llmkit-plugins[demo]"' in result.err
 
 
 @pytest.mark.parametrize(("bug", "code"), [(RuntimeError("oh"), 2), (KeyboardInterrupt(), 130)])
