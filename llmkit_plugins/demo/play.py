@@ -40,7 +40,7 @@ def _quiet(logger: str) -> Iterator[None]:
 
 async def _play(given: argparse.Namespace) -> int:
     report = Report()
-    with Scene(metrics_port=given.metrics_port) as scene:
+    async with Scene(metrics_port=given.metrics_port) as scene:
         report.opening(scene)
         good = True
         for act in ACTS:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+import httpx
+import litellm
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable
@@ -60,27 +62,38 @@ class Scene:
         self.multiplexer = MultiplexerPlugin()
         self.circuit_breaker = CircuitBreakerPlugin(open_seconds=1.0, ramp_seconds=1.0)
         self.providers = {name: _provider(cast, seed) for seed, (name, cast) in enumerate(CASTS.items())}
-        self._open = ExitStack()
+        self._open = AsyncExitStack()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as opening:
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as opening:
             for provider in self.providers.values():
                 opening.enter_context(provider)
+            self.http = await opening.enter_async_context(httpx.AsyncClient())
+            opening.callback(setattr, litellm, "aclient_session", litellm.aclient_session)
+            litellm.aclient_session = self.http
             plugins = [self.observability, self.rate_limiter, self.multiplexer, self.circuit_breaker]
-            self.kit = opening.enter_context(LLMKit(plugins, [_target(n, c) for n, c in CASTS.items()]))
+            kit = LLMKit(plugins, [_target(n, c) for n, c in CASTS.items()])
+            self.kit = await opening.enter_async_context(kit)
             self.chain = self._chain()
             self.router = self._router()
             self._open = opening.pop_all()
         return self
 
-    def __exit__(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._open.close()
+        await self._open.aclose()
 
     def _chain(self) -> Runnable[dict[str, Any], str]:
         models = {
-            name: ChatOpenAI(model=MODEL, base_url=provider.url, api_key=ANY_KEY, max_retries=0, stream_usage=True)
+            name: ChatOpenAI(
+                model=MODEL,
+                base_url=provider.url,
+                api_key=ANY_KEY,
+                max_retries=0,
+                stream_usage=True,
+                http_async_client=self.http,
+            )
             for name, provider in self.providers.items()
         }
         prompt = ChatPromptTemplate.from_messages([("system", "You know about {topic}."), ("user", "{question}")])
