@@ -42,6 +42,7 @@ class Flight(Generic[Waiter]):
     __slots__ = (
         "_bytes",
         "_measured",
+        "boarded",
         "born",
         "call",
         "error",
@@ -60,13 +61,15 @@ class Flight(Generic[Waiter]):
         self.log: list[Any] = []
         self.waiting: list[Waiter] = []
         self.landed: Callable[[Flight[Any]], None] | None = None
-        self.seats = self._bytes = self._measured = 0
+        self.seats = self.boarded = self._bytes = self._measured = 0
+        """Callers who have a place, and who ever had one."""
         self.over = False
         self.error: BaseException | None = None
 
     def board(self, call: Call) -> None:  # noqa: ARG002
         """One caller more."""
         self.seats += 1
+        self.boarded += 1
 
     def admits(self, share: Share) -> bool:
         """Whether one more may join, by its bounds."""

@@ -38,9 +38,16 @@ class Seat:
 
     def whole(self) -> Any:
         """The whole answer: all there is where it is not streamed."""
-        for chunk in self:
-            whole = chunk
-        return whole
+        more, deadline = self.flight.more, self.call.deadline
+        while more(self.at, deadline):
+            self.at += 1
+        return self._last()
+
+    def _last(self) -> Any:
+        """The last chunk, as one's own: it is that already where nobody else boarded, or can any more, or keeps it."""
+        flight = self.flight
+        alone = flight.over and flight.boarded == 1 and flight.landed is None
+        return self.log[-1] if alone else self.copy(self.log[-1])
 
     def answered(self) -> bool:
         """Whether this caller was handed all there is, up to the provider's last word."""
@@ -67,4 +74,4 @@ class AsyncSeat(Seat):
                 flight.ended()
                 raise EOFError("the shared upstream ended without an answer")
             await (flight.news() if deadline is None else flight.news_before(deadline))
-        return self.copy(log[-1])
+        return self._last()

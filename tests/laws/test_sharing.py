@@ -260,6 +260,16 @@ def test_each_caller_gets_chunks_of_its_own(scene, share, awaited):
     assert stage.arun(lambda: gather(stage, awaited, [Call("hi"), Call("hi")])) == ["ABC", "ABC"]
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["dropped", "kept"])
+def test_who_is_alone_gets_the_answer_itself(scene, share, kept):
+    """A whole answer that nobody else had, has or will have need not be copied: one that is kept for later is."""
+    stage = scene(share(landed=[].append if kept else None))
+    stage.backend.copy = lambda chunk: chunk.upper()
+    answer = "ABC" if kept else "abc"
+    assert stage.drive("run", Call("hi")) == answer
+    assert stage.arun(lambda: stage.adrive("arun", Call("hi"))) == answer
+
+
 def test_the_identical_call_inside_its_own_flight(scene, share, plugin, awaited):
     """A hook of the upstream that makes it goes alone, also from a task of its own: it would wait for itself."""
 
