@@ -150,6 +150,8 @@ async def _aleave(entrance, how):
 # LiteLLM makes the coroutine that sends in a thread, and forgets it where it is cancelled meanwhile
 @pytest.mark.filterwarnings("ignore:coroutine 'OpenAIChatCompletion.acompletion' was never awaited:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:coroutine 'OpenAIChatCompletion.async_streaming' was never awaited:RuntimeWarning")
+# nor does httpx close a socket that was cancelled while it connected
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("mode", ["async", "async stream"])
 async def test_cancelled_at_any_moment(entrance, mode, ask, kit, recorder, first):
     """Whenever a caller is cancelled, what began for it has ended when it is gone, and the provider is left."""
