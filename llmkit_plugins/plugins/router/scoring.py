@@ -92,12 +92,10 @@ def hope(case: Case, place: int, best: int) -> float:
     seconds, success = track.latency.hoped_for(case.output_tokens), 1.0 - track.failures.usual_rate
     if not track.latency.known:
         seconds = min(seconds, case.seconds(best))
-    missed = _missed(case, place, seconds, success) if case.goals.limited else 0.0
-    return (
-        VIOLATING * (1.0 + missed)
-        if missed
-        else _weigh(case.goals, seconds, seconds, success, cost(case, place) if case.goals.cost else None)
-    )
+    if case.goals.limited and (missed := _missed(case, place, seconds, success)):
+        return VIOLATING * (1.0 + missed)
+    usd = cost(case, place) if case.goals.cost else None
+    return _weigh(case.goals, seconds, seconds, success, usd)
 
 
 def _by_latency(case: Case) -> list[float]:
