@@ -7,9 +7,6 @@ from typing import Any, NamedTuple
 
 from llmkit_litellm import compat
 
-_PROXY_USER = ("user_api_key_end_user_id", "user_api_key_user_id", "user_api_key_hash")
-_PROXY_TENANT = ("user_api_key_team_id", "user_api_key_org_id")
-
 
 class Caller(NamedTuple):
     """Who asks, and on whose behalf; None: not known."""
@@ -25,7 +22,7 @@ def caller_of(arguments: Mapping[str, Any], metadata: Mapping[str, Any]) -> Call
     key's user, else the key: a client cannot say in its metadata that it is somebody else.
     """
     if compat.came_through_proxy(metadata):
-        return Caller(_first(metadata, _PROXY_USER), _first(metadata, _PROXY_TENANT))
+        return Caller(_first(metadata, compat.PROXY_USER), _first(metadata, compat.PROXY_TENANT))
     return Caller(_text(arguments.get("user")) or _first(metadata, ("user", "user_id")), _first(metadata, ("tenant",)))
 
 

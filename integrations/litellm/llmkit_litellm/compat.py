@@ -26,17 +26,24 @@ from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
 from litellm.litellm_core_utils.thread_pool_executor import executor
 from litellm.main import stream_chunk_builder
 from litellm.responses.streaming_iterator import BaseResponsesAPIStreamingIterator
+from litellm.router import Router
 from litellm.router_strategy.simple_shuffle import simple_shuffle
 from litellm.types.router import RouterRateLimitError, RouterRateLimitErrorBasic
 from litellm.utils import TextCompletionStreamWrapper, function_setup
 from pydantic import BaseModel
 
 __all__ = [
+    "ARESPONSES",
+    "PROXY_TENANT",
+    "PROXY_USER",
+    "RESPONSES",
+    "ROUTING_CONTEXT",
     "STRATEGY",
     "STREAMS",
     "CustomStreamWrapper",
     "Deployment",
     "MidStreamFallbackError",
+    "OpenRouter",
     "RouterRateLimitError",
     "RouterRateLimitErrorBasic",
     "aclose_stream",
@@ -46,12 +53,14 @@ __all__ = [
     "asks_after_health",
     "assembled",
     "at_proxy_shutdown",
+    "atell_of_hit",
     "attributes",
     "came_through_proxy",
     "close_stream",
     "closing",
     "copied",
     "core",
+    "describe",
     "hidden",
     "is_cached",
     "is_stream",
@@ -66,11 +75,18 @@ __all__ = [
     "response_headers",
     "selects",
     "stream_class",
+    "tell_of_hit",
     "unsent_stream",
 ]
 
 Deployment = Mapping[str, Any]
 T = TypeVar("T")
+
+ROUTING_CONTEXT = "_get_routing_context"
+"""A Router's method that says by which strategy and selector it goes."""
+
+RESPONSES, ARESPONSES = "_generic_api_call_with_fallbacks", "_aresponses_with_streaming_fallbacks"
+"""What a Router sends the responses API by, sync and async; for what it is asked is an attribute of each instance."""
 
 STRATEGY = "latency-based-routing"
 """The strategy whose selector is told everything, sync and async: what a Router is told it has while we select."""
@@ -86,6 +102,31 @@ STREAMS: tuple[type[Any], ...] = (
     BaseResponsesAPIStreamingIterator,
 )
 """The classes of LiteLLM's streams: of chats, of text completions, of the responses API."""
+
+
+class OpenRouter(Router):
+    """A Router that does by methods of these names what LiteLLM's does by private ones."""
+
+    def steer(self, context: tuple[Any, Any], request_kwargs: Mapping[str, Any] | None) -> tuple[Any, Any]:  # noqa: ARG002
+        """The strategy and selector to go by, where LiteLLM's own are *context*."""
+        return context
+
+    def send_responses(self, send: Callable[..., Any], model: str, function: Any, kwargs: dict[str, Any]) -> Any:
+        """Send by the *function* of LiteLLM that *kwargs* are for: the responses API, among others."""
+        return send(model, function, **kwargs)
+
+    async def asend_responses(self, send: Callable[..., Any], function: Any, kwargs: dict[str, Any]) -> Any:
+        """The same, awaiting; only the responses API."""
+        return await send(function, **kwargs)
+
+    def _get_routing_context(self, model: str, request_kwargs: dict[str, Any] | None = None) -> Any:
+        return self.steer(super()._get_routing_context(model, request_kwargs), request_kwargs)
+
+    def _generic_api_call_with_fallbacks(self, model: str, original_function: Any, **kwargs: Any) -> Any:
+        return self.send_responses(super()._generic_api_call_with_fallbacks, model, original_function, kwargs)
+
+    async def _aresponses_with_streaming_fallbacks(self, original_function: Any, **kwargs: Any) -> Any:
+        return await self.asend_responses(super()._aresponses_with_streaming_fallbacks, original_function, kwargs)
 
 
 def core(router: Any) -> Any:
@@ -345,6 +386,23 @@ def new_log(function: str, began: datetime, arguments: Mapping[str, Any], call_i
     return log
 
 
+def describe(log: Any, *, model: str | None, provider: str, user: Any, params: dict[str, Any]) -> None:
+    """Write on *log* what call it is for; *params* are the caller's arguments to LiteLLM itself."""
+    log.update_environment_variables(
+        model=model, user=user, optional_params={}, litellm_params=params, custom_llm_provider=provider
+    )
+
+
+def tell_of_hit(log: Any, answer: Any, began: datetime, ended: datetime) -> None:
+    """Tell the callbacks of *log* that *answer* came as from a cache."""
+    log.success_handler(answer, began, ended, cache_hit=True)
+
+
+async def atell_of_hit(log: Any, answer: Any, began: datetime, ended: datetime) -> None:
+    """The same of a call that was awaited."""
+    await log.dispatch_success_handlers(answer, began, ended, cache_hit=True, prefer_async_handlers=True)
+
+
 def log_later(event: Coroutine[Any, Any, None]) -> None:
     """Deliver an *event* where LiteLLM delivers those of calls that are awaited."""
     GLOBAL_LOGGING_WORKER.ensure_initialized_and_enqueue(event)
@@ -358,6 +416,11 @@ def log_in_thread(event: Callable[..., None], *args: Any) -> None:
 # -- the proxy ------------------------------------------------------------------------------------------------------
 
 _KEY = "user_api_key_hash"
+
+PROXY_USER = ("user_api_key_end_user_id", "user_api_key_user_id", _KEY)
+PROXY_TENANT = ("user_api_key_team_id", "user_api_key_org_id")
+"""Where in a call's metadata a proxy writes who makes it, the first one known counts."""
+
 _SERVER = "litellm.proxy.proxy_server"
 
 

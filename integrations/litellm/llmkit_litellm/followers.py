@@ -39,16 +39,14 @@ def tell(request: Request, answer: Any) -> None:
 
 def _tell(request: Request, answer: Any, ended: datetime) -> None:
     try:
-        logged = _log_of(request)
-        logged.success_handler(_whole(request, answer), request.began, ended, cache_hit=True)
+        compat.tell_of_hit(_log_of(request), _whole(request, answer), request.began, ended)
     except Exception:
         log.warning("LiteLLM's callbacks could not be told of a shared answer", exc_info=True)
 
 
 async def _atell(request: Request, answer: Any, ended: datetime) -> None:
     try:
-        logged, whole = _log_of(request), _whole(request, answer)
-        await logged.dispatch_success_handlers(whole, request.began, ended, cache_hit=True, prefer_async_handlers=True)
+        await compat.atell_of_hit(_log_of(request), _whole(request, answer), request.began, ended)
     except Exception:
         log.warning("LiteLLM's callbacks could not be told of a shared answer", exc_info=True)
 
@@ -65,16 +63,16 @@ def _log_of(request: Request) -> Any:
     metadata = {**(arguments.get("metadata") or arguments.get("litellm_metadata") or {})}
     metadata.setdefault("model_group", request.call.model)
     attempt = None if request.call.response is None else request.call.response.attempt
-    logged.update_environment_variables(
+    compat.describe(
+        logged,
         model=request.call.model if attempt is None else attempt.target.model,
+        provider="" if attempt is None else attempt.target.provider,
         user=arguments.get("user"),
-        optional_params={},
-        litellm_params={
+        params={
             "metadata": metadata,
             "proxy_server_request": arguments.get("proxy_server_request"),
             "acompletion": request.awaits,
         },
-        custom_llm_provider="" if attempt is None else attempt.target.provider,
     )
     return logged
 

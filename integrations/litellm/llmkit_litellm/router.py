@@ -26,7 +26,7 @@ from llmkit_plugins.kit import LLMKit
 _books: weakref.WeakKeyDictionary[Any, Book] = weakref.WeakKeyDictionary()
 
 
-class LLMKitRouter(Router):
+class LLMKitRouter(compat.OpenRouter):
     """A ``litellm.Router`` whose calls go through *kit*; it takes everything else that a Router takes.
 
     The deployments are the targets, each named by its id; a kit that limits keeps to their ``rpm`` and ``tpm``. LiteLLM
@@ -72,16 +72,14 @@ class LLMKitRouter(Router):
         send = partial(super().aembedding, model, input, *args, **kwargs)
         return await _aroute(self.kit, self, EMBEDDINGS, send, {"model": model, "input": input, **kwargs})
 
-    def _generic_api_call_with_fallbacks(self, model: str, original_function: Any, **kwargs: Any) -> Any:
-        send = super()._generic_api_call_with_fallbacks
-        return _route_generic(self.kit, self, send, model, original_function, kwargs)
+    def send_responses(self, send: Any, model: str, function: Any, kwargs: dict[str, Any]) -> Any:
+        return _route_generic(self.kit, self, send, model, function, kwargs)
 
-    async def _aresponses_with_streaming_fallbacks(self, original_function: Any, **kwargs: Any) -> Any:
-        send: Any = super()._aresponses_with_streaming_fallbacks
-        return await _aroute_responses(self.kit, self, send, original_function, kwargs)
+    async def asend_responses(self, send: Any, function: Any, kwargs: dict[str, Any]) -> Any:
+        return await _aroute_responses(self.kit, self, send, function, kwargs)
 
-    def _get_routing_context(self, model: str, request_kwargs: dict[str, Any] | None = None) -> Any:
-        return steered(self, super()._get_routing_context(model, request_kwargs), request_kwargs)
+    def steer(self, context: Any, request_kwargs: Any) -> Any:
+        return steered(self, context, request_kwargs)
 
 
 def _route(
@@ -199,8 +197,8 @@ _METHODS = (CHAT, TEXT, EMBEDDINGS)
 ROUTERS = Seams(
     *(Seam(Router, operation.function, partial(_wrap, operation)) for operation in _METHODS),
     *(Seam(Router, f"a{operation.function}", partial(_awrap, operation)) for operation in _METHODS),
-    Seam(Router, "_generic_api_call_with_fallbacks", _wrap_generic),
-    Seam(Router, "_aresponses_with_streaming_fallbacks", _awrap_responses),
-    Seam(Router, "_get_routing_context", _wrap_routing_context),
+    Seam(Router, compat.RESPONSES, _wrap_generic),
+    Seam(Router, compat.ARESPONSES, _awrap_responses),
+    Seam(Router, compat.ROUTING_CONTEXT, _wrap_routing_context),
 )
 """All Routers there are and will be."""

@@ -49,24 +49,23 @@ def test_the_core_is_what_routes(router, monkeypatch):
     assert compat.core(selves[0]) is selves[0]
 
 
-OVERRIDDEN = [
-    "completion",
-    "acompletion",
-    "text_completion",
-    "atext_completion",
-    "embedding",
-    "aembedding",
-    "_generic_api_call_with_fallbacks",
-    "_aresponses_with_streaming_fallbacks",
-    "_get_routing_context",
-]
+PUBLIC = ["completion", "acompletion", "text_completion", "atext_completion", "embedding", "aembedding"]
+PRIVATE = [compat.ROUTING_CONTEXT, compat.RESPONSES, compat.ARESPONSES]
+OVERRIDDEN = dict.fromkeys(PUBLIC, "llmkit_litellm.router") | dict.fromkeys(PRIVATE, "llmkit_litellm.compat")
 
 
-@pytest.mark.parametrize("name", OVERRIDDEN)
-def test_a_subclass_overrides(kit, deployment, first, name):
+@pytest.mark.parametrize(("name", "module"), OVERRIDDEN.items())
+def test_a_subclass_overrides(kit, deployment, first, name, module):
     """What ``LLMKitRouter`` overrides is what a Router calls."""
     router = LLMKitRouter(model_list=[deployment("a", first)], kit=kit)
-    assert getattr(compat.core(router), name).__func__.__module__ == "llmkit_litellm.router"
+    assert getattr(compat.core(router), name).__func__.__module__ == module
+
+
+def test_our_names_for_them_are_ours():
+    """A Router has no methods by the names that ``OpenRouter`` gives to its private ones."""
+    for name in ("steer", "send_responses", "asend_responses"):
+        assert hasattr(compat.OpenRouter, name)
+        assert not hasattr(litellm.Router, name)
 
 
 def test_the_routing_context(router):
@@ -304,11 +303,12 @@ async def test_a_log_of_ones_own(first, mode):
     answer = compat.copied(answer)
     log = compat.new_log("completion", datetime.now(), {"model": "gpt-4o-mini", "messages": PROMPT}, "mine")
     params = {"acompletion": mode == "async", "metadata": {}}
-    log.update_environment_variables(litellm_params=params, optional_params={}, custom_llm_provider="openai")
+    compat.describe(log, model="gpt-4o-mini", provider="openai", user=None, params=params)
+    event = log, answer, datetime.now(), datetime.now()
     if mode == "sync":
-        compat.log_in_thread(lambda: log.success_handler(answer, None, None, cache_hit=True))
+        compat.log_in_thread(compat.tell_of_hit, *event)
     else:
-        compat.log_later(log.dispatch_success_handlers(answer, cache_hit=True, prefer_async_handlers=True))
+        compat.log_later(compat.atell_of_hit(*event))
     for _ in range(200):
         if [event for event in told.events if event[0] == "mine"]:
             break
