@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from llmkit_litellm.callers import caller_of
@@ -43,7 +44,7 @@ _PLUMBING = frozenset(
 )
 """Arguments that cannot change the answer."""
 
-_SECRET = ("api_key", "token", "secret", "password", "credential", "access_key", "headers")
+_SECRETS = ("api_key", "token", "secret", "password", "credential", "access_key", "headers")
 
 
 def call_of(arguments: Mapping[str, Any], operation: str = "chat", prompt: str = "messages") -> Call:
@@ -74,7 +75,7 @@ def _params(arguments: Mapping[str, Any], prompt: str) -> dict[str, Any]:
     params: dict[str, Any] = {}
     secrets: list[tuple[str, str]] = []
     for name, value in arguments.items():
-        if value is None or name == prompt or name in _ELSEWHERE or name in _PLUMBING or name.startswith("_"):
+        if value is None or name == prompt or _cannot_matter(name):
             continue
         if _is_secret(name):
             secrets.append((name, repr(value)))
@@ -85,5 +86,10 @@ def _params(arguments: Mapping[str, Any], prompt: str) -> dict[str, Any]:
     return params
 
 
+def _cannot_matter(name: str) -> bool:
+    return name in _ELSEWHERE or name in _PLUMBING or name.startswith("_")
+
+
+@lru_cache(maxsize=1024)
 def _is_secret(name: str) -> bool:
-    return not name.startswith("max_") and any(word in name for word in _SECRET)
+    return not name.startswith("max_") and any(word in name for word in _SECRETS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from datetime import datetime
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+from litellm._logging import verbose_router_logger
 from litellm.constants import LITTELM_INTERNAL_HEALTH_SERVICE_ACCOUNT_NAME as HEALTH_CHECK
 from litellm.exceptions import MidStreamFallbackError
 from litellm.litellm_core_utils.litellm_logging import Logging
@@ -76,6 +78,7 @@ __all__ = [
     "selects",
     "stream_class",
     "tell_of_hit",
+    "unread",
     "unsent_stream",
 ]
 
@@ -104,8 +107,21 @@ STREAMS: tuple[type[Any], ...] = (
 """The classes of LiteLLM's streams: of chats, of text completions, of the responses API."""
 
 
+def unread(print_deployment: Callable[..., Any]) -> Callable[..., Any]:
+    """A Router's *print_deployment*, by which it copies what its selector selected for a line of its log, but not where
+    nobody reads that: by default it has no selector and so no line."""
+
+    @wraps(print_deployment)
+    def printed(self: Any, deployment: Any) -> Any:
+        return print_deployment(self, deployment) if verbose_router_logger.isEnabledFor(logging.INFO) else {}
+
+    return printed
+
+
 class OpenRouter(Router):
     """A Router that does by methods of these names what LiteLLM's does by private ones."""
+
+    print_deployment = unread(Router.print_deployment)
 
     def steer(self, context: tuple[Any, Any], request_kwargs: Mapping[str, Any] | None) -> tuple[Any, Any]:  # noqa: ARG002
         """The strategy and selector to go by, where LiteLLM's own are *context*."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from llmkit_litellm import compat
@@ -98,15 +99,21 @@ def _free(attempt: Attempt) -> None:
 def usage_of(usage: Any) -> Usage | None:
     """The tokens LiteLLM's *usage* counts; None where it counts none (it writes zeros for a provider that is
     silent)."""
-    if not getattr(usage, "total_tokens", None):
+    said = compat.attributes(usage)
+    if not said.get("total_tokens"):
         return None
-    given, said = ("input", "output") if hasattr(usage, "input_tokens") else ("prompt", "completion")
+    given, answered = ("input", "output") if "input_tokens" in said else ("prompt", "completion")
     return Usage(
-        input_tokens=getattr(usage, f"{given}_tokens", None) or 0,
-        output_tokens=getattr(usage, f"{said}_tokens", None) or 0,
-        cached_tokens=getattr(getattr(usage, f"{given}_tokens_details", None), "cached_tokens", None) or 0,
-        reasoning_tokens=getattr(getattr(usage, f"{said}_tokens_details", None), "reasoning_tokens", None) or 0,
+        input_tokens=said.get(f"{given}_tokens") or 0,
+        output_tokens=said.get(f"{answered}_tokens") or 0,
+        cached_tokens=_detail(said, given, "cached_tokens"),
+        reasoning_tokens=_detail(said, answered, "reasoning_tokens"),
     )
+
+
+def _detail(said: Mapping[str, Any], side: str, name: str) -> int:
+    details = said.get(f"{side}_tokens_details")
+    return 0 if details is None else compat.attributes(details).get(name) or 0
 
 
 def says(chunk: Any) -> bool:

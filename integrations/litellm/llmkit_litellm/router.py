@@ -200,5 +200,6 @@ ROUTERS = Seams(
     Seam(Router, compat.RESPONSES, _wrap_generic),
     Seam(Router, compat.ARESPONSES, _awrap_responses),
     Seam(Router, compat.ROUTING_CONTEXT, _wrap_routing_context),
+    Seam(Router, "print_deployment", compat.unread),
 )
 """All Routers there are and will be."""

@@ -75,6 +75,19 @@ def test_the_routing_context(router):
     assert compat.core(router)._get_routing_context("group", {}) == ("simple-shuffle", None)
 
 
+@pytest.mark.parametrize("entrance", ["router", "installed"])
+async def test_what_was_selected_is_copied_where_it_is_logged(enter, ask, entrance, caplog):
+    """A Router logs a copy of what its selector selected, without the key; where nobody reads that, it makes none."""
+    caplog.set_level("WARNING", "LiteLLM Router")
+    entered = enter(entrance)
+    router = compat.core(entered.router)
+    printed = router.print_deployment(chosen := {"litellm_params": {"api_key": "secret key"}})
+    caplog.set_level("INFO", "LiteLLM Router")
+    assert (printed, router.print_deployment(chosen)) == ({}, {"litellm_params": {"api_key": "se**********"}})
+    await ask("async", entered)
+    assert any("Selected deployment: {'model_name'" in record.getMessage() for record in caplog.records)
+
+
 @pytest.mark.parametrize("mode", ["sync", "async"])
 async def test_the_strategys_selector_is_asked(router, mode, monkeypatch):
     """The selector of the strategy we name is told the group, the healthy deployments and the request, by name."""

@@ -22,7 +22,10 @@ PROMPT = [{"role": "user", "content": "hi there"}]
 
 FUNCTIONS = ["completion", "text_completion", "embedding", "acompletion", "atext_completion", "aembedding"]
 PRIVATE = ["_get_routing_context", "_generic_api_call_with_fallbacks", "_aresponses_with_streaming_fallbacks"]
-PATCHED = {litellm: [*FUNCTIONS, "responses", "aresponses"], litellm.Router: [*FUNCTIONS, *PRIVATE]}
+PATCHED = {
+    litellm: [*FUNCTIONS, "responses", "aresponses"],
+    litellm.Router: [*FUNCTIONS, *PRIVATE, "print_deployment"],
+}
 
 
 def patched():
