@@ -56,6 +56,7 @@ __all__ = [
     "assembled",
     "at_proxy_shutdown",
     "atell_of_hit",
+    "attribute",
     "attributes",
     "came_through_proxy",
     "close_stream",
@@ -324,8 +325,19 @@ def response_headers(answer: Any) -> dict[str, str]:
     }
 
 
+def attribute(model: Any, name: str) -> Any:
+    """The attribute *name* of *model*, one of pydantic's, which takes its time to say what it has besides its fields;
+    None where it has not got it."""
+    if not isinstance(model, BaseModel):
+        return getattr(model, name, None)
+    if name in (fields := model.__dict__):
+        return fields[name]
+    extra = model.__pydantic_extra__
+    return None if extra is None else extra.get(name)
+
+
 def attributes(answer: Any) -> Mapping[str, Any]:
-    """The attributes of *answer*, a model of pydantic's, which takes 5 µs to say that it has not got one."""
+    """All of them."""
     if not isinstance(answer, BaseModel):
         return getattr(answer, "__dict__", {})
     extra = answer.__pydantic_extra__

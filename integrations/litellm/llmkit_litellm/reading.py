@@ -77,12 +77,13 @@ def _learn_words(attempt: Attempt, answer: Any) -> None:
     said = compat.attributes(answer)
     if (whole := said.get("response")) is not None:  # the last event of the responses API
         said = compat.attributes(whole)
-    choices = said.get("choices") or ()
-    ends = [reason for choice in choices if (reason := getattr(choice, "finish_reason", None)) is not None]
-    if ends:
-        attempt.finish_reason = ends[-1]
+    ended = None
+    for choice in said.get("choices") or ():
+        ended = compat.attribute(choice, "finish_reason") or ended
+    if ended is not None:
+        attempt.finish_reason = ended
     elif (status := said.get("status")) in _ENDS:
-        attempt.finish_reason = getattr(said.get("incomplete_details"), "reason", None) or _ENDS[status]
+        attempt.finish_reason = compat.attribute(said.get("incomplete_details"), "reason") or _ENDS[status]
     hidden = compat.hidden(answer)
     if attempt.model is None:
         attempt.model = hidden.get("provider_response_model") or said.get("model")
@@ -113,17 +114,17 @@ def usage_of(usage: Any) -> Usage | None:
 
 def _detail(said: Mapping[str, Any], side: str, name: str) -> int:
     details = said.get(f"{side}_tokens_details")
-    return 0 if details is None else compat.attributes(details).get(name) or 0
+    return 0 if details is None else compat.attribute(details, name) or 0
 
 
 def says(chunk: Any) -> bool:
     """Whether *chunk* says something: content, a tool call, a finish reason; an event of the responses API that is no
     mere announcement."""
-    for choice in getattr(chunk, "choices", None) or ():
-        if getattr(choice, "finish_reason", None) is not None or getattr(choice, "text", None):
+    for choice in compat.attribute(chunk, "choices") or ():
+        if compat.attribute(choice, "finish_reason") is not None or compat.attribute(choice, "text"):
             return True
-        delta = getattr(choice, "delta", None)
-        if any(getattr(delta, name, None) for name in _CONTENT):
+        delta = compat.attributes(compat.attribute(choice, "delta"))
+        if any(delta.get(name) for name in _CONTENT):
             return True
-    event = getattr(chunk, "type", None)
+    event = compat.attribute(chunk, "type")
     return event is not None and event not in _ANNOUNCEMENTS
