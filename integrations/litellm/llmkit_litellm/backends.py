@@ -130,32 +130,34 @@ class RouterBackend(LiteLLMBackend):
 
     def stream(self, call: Call, attempt: Attempt | None) -> Iterator[Any]:
         with Journey(self._kit, call, self._book) as journey:
-            with travelling(journey):
+            inside = travelling(journey)
+            with inside:
                 stream = compat.apart(self._prepared(call))
             if not compat.is_stream(stream):
                 yield Opening(stream)
                 return
             with compat.closing(stream):
-                with travelling(journey):
+                with inside:
                     chunk = compat.apart(next, stream, _END)  # only what has begun can be closed
                 yield Opening(stream)
                 while chunk is not _END:
                     yield chunk
-                    with travelling(journey):  # LiteLLM may fall back while it looks for the next
+                    with inside:  # LiteLLM may fall back while it looks for the next
                         chunk = compat.apart(next, stream, _END)
 
     async def astream(self, call: Call, attempt: Attempt | None) -> AsyncIterator[Any]:
         async with Journey(self._kit, call, self._book) as journey:
-            with travelling(journey):
+            inside = travelling(journey)
+            with inside:
                 stream = await self._prepared(call)()
             if not compat.is_stream(stream):
                 yield Opening(stream)
                 return
             async with compat.aclosing(stream):
-                with travelling(journey):
+                with inside:
                     chunk = await anext(stream, _END)
                 yield Opening(stream)
                 while chunk is not _END:
                     yield chunk
-                    with travelling(journey):
+                    with inside:
                         chunk = await anext(stream, _END)
