@@ -132,6 +132,7 @@ class AgainstTheModel(RuleBasedStateMachine):
 
     on_limit = "reject"
     patience = 20.0
+    counts_tokens = True
     tickets = Bundle("tickets")
 
     @initialize()
@@ -140,14 +141,17 @@ class AgainstTheModel(RuleBasedStateMachine):
         limits = [
             Limit(requests="4/s", per=("model",)),
             Limit(requests="1/s", burst=4, per=("user",)),
-            Limit(tokens="16/s", burst=64, per=("user",)),
         ]
+        if self.counts_tokens:
+            limits.append(Limit(tokens="16/s", burst=64, per=("user",)))
         self.limiter = RateLimiter(limits, on_limit=self.on_limit, max_wait_seconds=self.patience, clock=self.clock)
         self.buckets: dict[tuple[str, str], Tokens] = {}
         self.charged, self.came = {}, {}
 
     def needs(self, model, user, tokens):
-        wanted = {(PER_MODEL, model): (4, 4, 1), (PER_USER, user): (1, 4, 1), (TOKENS_PER_USER, user): (16, 64, tokens)}
+        wanted = {(PER_MODEL, model): (4, 4, 1), (PER_USER, user): (1, 4, 1)}
+        if self.counts_tokens:
+            wanted[TOKENS_PER_USER, user] = (16, 64, tokens)
         for key, (rate, burst, _) in wanted.items():
             if key not in self.buckets:
                 self.buckets[key] = Tokens(rate, burst)
@@ -191,11 +195,11 @@ class AgainstTheModel(RuleBasedStateMachine):
         if ticket not in self.charged or ticket.wait:
             return
         ticket.settle(used, 0)
-        key, cost = next(item for item in self.charged.pop(ticket).items() if item[0][0] == TOKENS_PER_USER)
-        if used > cost:
-            self.buckets[key].charge(used - cost)
-        else:
-            self.buckets[key].give_back(cost - used, ticket)
+        for key, cost in self.charged.pop(ticket).items():
+            if key[0] == TOKENS_PER_USER and used > cost:
+                self.buckets[key].charge(used - cost)
+            elif key[0] == TOKENS_PER_USER:
+                self.buckets[key].give_back(cost - used, ticket)
 
     @invariant()
     def all_are_told_how_long(self):
@@ -220,7 +224,15 @@ class AgainstTheModelInLine(AgainstTheModel):
     patience = 5.0
 
 
+class OfRequestsAgainstTheModel(AgainstTheModelInLine):
+    """The same where nothing but requests is counted."""
+
+    counts_tokens = False
+
+
 TestRejecting = AgainstTheModel.TestCase
 TestRejecting.settings = settings(max_examples=75, stateful_step_count=40, deadline=None)
 TestWaiting = AgainstTheModelInLine.TestCase
 TestWaiting.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestOfRequests = OfRequestsAgainstTheModel.TestCase
+TestOfRequests.settings = settings(max_examples=75, stateful_step_count=40, deadline=None)

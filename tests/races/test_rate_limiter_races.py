@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 
-from llmkit_plugins import RateLimited
+from llmkit_plugins import Call, RateLimited
 from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiter, TokenBucket, atomic, bucket, levels, limiter
 
 THREADS = 4
@@ -159,6 +159,27 @@ def test_tickets_of_tokens(way):
 
     taken = race(take)
     assert BURST - THREADS < taken <= BURST
+
+
+def test_tickets_of_calls(way):
+    """Tickets for requests, taken and given back by four threads, never exceed the burst, and none is lost."""
+    limiter = RateLimiter([Limit(requests="1/d", burst=BURST // 8, per=("user",)), Limit(requests="1/d", burst=BURST)])
+    call = Call(user="u")
+
+    def take(_: int) -> int:
+        taken = 0
+        for turn in range(BURST // 8):
+            try:
+                ticket = limiter.request(call)
+            except RateLimited:
+                continue
+            if turn % 2:
+                ticket.refund()
+            else:
+                taken += 1
+        return taken
+
+    assert race(take) == BURST // 8
 
 
 def test_permits(way):

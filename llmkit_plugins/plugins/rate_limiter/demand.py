@@ -13,7 +13,7 @@ from llmkit_plugins.tokens import max_output_tokens, measured_prompt
 
 def one(books: Books, plan: Plan, keys: Keys) -> Ticket:
     """One request, of which nothing else is counted."""
-    return Ticket(books, plan, keys, plan.ones, {})
+    return Ticket(books, plan, keys, plan.ones)
 
 
 def expected(books: Books, plan: Plan, keys: Keys, call: Call, target: Target | None = None) -> Ticket:

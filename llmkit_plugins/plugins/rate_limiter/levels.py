@@ -6,18 +6,27 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
+from llmkit_plugins.call import Call
 from llmkit_plugins.clock import Clock
 from llmkit_plugins.plugins.rate_limiter.atomic import holding, lock_free
 from llmkit_plugins.plugins.rate_limiter.keyed import Table
-from llmkit_plugins.plugins.rate_limiter.limits import KEYS, METERS, Facts, Limit, Meter
+from llmkit_plugins.plugins.rate_limiter.limits import METERS, Facts, Limit, Meter
 from llmkit_plugins.plugins.rate_limiter.rate import HALF_ULP, Rate
 from llmkit_plugins.plugins.rate_limiter.turns import Line
-from llmkit_plugins.plugins.rate_limiter.unrolled import Take, unrolled
+from llmkit_plugins.plugins.rate_limiter.unrolled import (
+    Admit,
+    HasRoom,
+    Take,
+    unrolled,
+    unrolled_admit,
+    unrolled_room,
+)
 
 Keys = tuple[Hashable, ...]
 Steps = tuple[float, ...]
+F = TypeVar("F", bound=Callable[..., Any])
 
 _FIRST_GUESS_SECONDS = 1.0
 
@@ -93,21 +102,14 @@ class Pass:
         self.levels = levels
         self._part = slice(first, first + len(levels))
         if levels:
-            take = unrolled(levels, clock)
-            self._take: Take = take if lock_free() else holding(lock, take)
-        self._metered = any(level.meter not in ("concurrency", "requests") for level in levels)
-        self._ones = [level.interval for level in levels]
-        self._rooms = [level.depth - level.interval for level in levels]
+            self._take: Take = _atomic(unrolled(levels, clock), lock)
 
     def take(self, ticket: Any, patience: float = 0.0) -> tuple[float, ...] | None:
         """The states after charging the *ticket*, or None where a level would admit it only after more than
         *patience*."""
-        part, levels, steps, rooms = self._part, self.levels, self._ones, self._rooms
-        if self._metered or patience:
-            steps = ticket.charged[part]
-            rooms = [level.depth - step + patience for level, step in zip(levels, steps, strict=True)]
+        part = self._part
         while True:
-            states = self._take(ticket, *ticket.keys[part], *steps, *rooms)
+            states = self._take(ticket, patience, *ticket.keys[part], *ticket.charged[part])
             if states or states is None:
                 return states
             ticket.keys = ticket.plan.adopt(ticket.keys)
@@ -167,16 +169,27 @@ class Phase:
         self._levels.sort(key=lambda entry: entry[1].timed)
         self._clock, self._lock = clock, lock
         self._plans: dict[tuple[bool, ...], tuple[Plan, list[int]]] = {}
-        self._full, _ = self._plan((True,) * len(limits))
-        plain = all(len(limit.per) == 1 and limit.per[0] in KEYS and not limit.match for limit, _ in limits)
-        self._plain_keys = _all_of([limits[number][0].per[0] for number, _ in self._levels]) if plain else None
+        self.full, _ = self._plan((True,) * len(limits))
+        """The plan for a call that is subject to every limit."""
+        self.admit: Admit = _look_closer
+        """Takes one request from every level of the full plan, where nothing else is counted."""
+        self.has_room: HasRoom = _look_closer
+        """Whether there is certainly room for one more request."""
+        plain = all(limit.plain for limit, _ in limits)
+        keys = [limits[number][0].per for number, _ in self._levels]
+        if plain and not self.full.metered:
+            self.has_room = _atomic(unrolled_room(self.full.levels, clock, keys), lock)
+            if not self.full.permits:
+                self.admit = _atomic(unrolled_admit(self.full.levels, clock, keys), lock)
+        plain_keys = plain and all(len(key) == 1 for key in keys)
+        self._plain_keys = _all_of([key[0] for key in keys]) if plain_keys else None
 
-    def select(self, facts: Facts) -> tuple[Plan, Keys]:
+    def select(self, facts: Facts | Call) -> tuple[Plan, Keys]:
         """The plan for a call of which *facts* are known, and the key at each of its levels."""
         if self._plain_keys is not None:
             plain = self._plain_keys(facts)
             if None not in plain:
-                return self._full, plain
+                return self.full, plain
         keys = [key(facts) for key in self._keys]
         chosen = tuple([key is not None for key in keys])
         found = self._plans.get(chosen)
@@ -205,7 +218,15 @@ def shown(key: Hashable) -> str:
     return "/".join(map(str, key)) if isinstance(key, tuple) else str(key)
 
 
-def _all_of(names: Sequence[str]) -> Callable[[Facts], Keys]:
+def _look_closer(*_: str | None) -> None:
+    """Of limits like these the keys alone do not tell."""
+
+
+def _atomic(function: F, lock: Any) -> F:
+    return function if lock_free() else holding(lock, function)
+
+
+def _all_of(names: Sequence[str]) -> Callable[[Facts | Call], Keys]:
     """A function that says the facts of these *names*."""
     if not names:
         return lambda _: ()

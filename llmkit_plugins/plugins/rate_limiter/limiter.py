@@ -9,15 +9,18 @@ from typing import Any, Protocol, cast, get_args
 from llmkit_plugins.call import Call, Target
 from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
 from llmkit_plugins.errors import ConfigError, RateLimited
-from llmkit_plugins.plugins.rate_limiter.adaptive import Paces
+from llmkit_plugins.plugins.rate_limiter.adaptive import Paces, TargetPace
 from llmkit_plugins.plugins.rate_limiter.admission import Admission, OnLimit
 from llmkit_plugins.plugins.rate_limiter.atomic import holding, lock_free
 from llmkit_plugins.plugins.rate_limiter.demand import exactly, expected, one
 from llmkit_plugins.plugins.rate_limiter.levels import Level, Phase, levels_of
-from llmkit_plugins.plugins.rate_limiter.limits import KEYS, Facts, Limit
+from llmkit_plugins.plugins.rate_limiter.limits import Facts, Limit
 from llmkit_plugins.plugins.rate_limiter.rate import positive
 from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
 from llmkit_plugins.plugins.rate_limiter.unrolled import unrolled_check
+
+FiveFacts = tuple[str | None, str | None, str | None, str | None, str | None]
+"""Provider, model, user, tenant and target."""
 
 
 class Check(Protocol):
@@ -103,6 +106,10 @@ class RateLimiter:
         self._request = Phase([entry for entry in bound if not entry[0].of_the_attempt], clock, lock)
         self._attempt = Phase([entry for entry in bound if entry[0].of_the_attempt], clock, lock)
         self._all = Phase(bound, clock, lock)
+        self.limits_callers = bool(self._request.full.levels)
+        """Whether there is anything that :meth:`request` takes."""
+        self.limits_attempts = learn_from_providers or bool(self._attempt.full.levels)
+        """Whether there is anything that :meth:`attempt` takes or learns."""
         self._admission = Admission(self._books, self._levels, on_limit)
         self.check_and_consume = self._fast_check() or self._check
 
@@ -113,17 +120,29 @@ class RateLimiter:
 
     def request(self, call: Call) -> Ticket:
         """Take what *call* needs from the limits of its caller. Raises ``RateLimited``."""
-        plan, keys = self._request.select(Facts(user=call.user, tenant=call.tenant, metadata=call.metadata))
+        ticket = self._at_once(self._request, None, None, None, call.user, call.tenant, None)
+        if ticket is not None:
+            return ticket
+        plan, keys = self._request.select(call)
         ticket = expected(self._books, plan, keys, call) if plan.metered else one(self._books, plan, keys)
         return self._admission.take(ticket, self._patience(call))
 
     def attempt(self, call: Call, target: Target) -> Ticket:
         """Take what an attempt of *call* at *target* needs from their limits. Raises ``RateLimited``."""
-        return self._admission.take(self._attempting(call, target), self._patience(call))
+        pace = None if self._paces is None else self._paces.of(target.name)
+        facts = target.provider, target.model, call.user, call.tenant, target.name
+        ticket = self._at_once(self._attempt, pace, *facts)
+        if ticket is not None:
+            return ticket
+        return self._admission.take(self._attempting(call, target, pace), self._patience(call))
 
     def outlook(self, call: Call, target: Target) -> RateLimited | None:
         """The refusal that an attempt of *call* at *target* would meet now; None where there is room."""
-        return self._admission.over(self._attempting(call, target))
+        pace = None if self._paces is None else self._paces.of(target.name)
+        facts = target.provider, target.model, call.user, call.tenant, target.name
+        if (pace is None or pace.free) and self._attempt.has_room(*facts):
+            return None
+        return self._admission.over(self._attempting(call, target, pace))
 
     def acquire(
         self,
@@ -144,11 +163,14 @@ class RateLimiter:
         ``with limiter.acquire(user="user-1", input_tokens=800) as ticket: ...``. Raises ``RateLimited``; with
         ``retry_after`` None where an amount can never be admitted.
         """
+        pace = None if self._paces is None or target is None else self._paces.of(target)
+        ticket = self._at_once(self._all, pace, provider, model, user, tenant, target)
+        if ticket is not None:
+            return ticket
         plan, keys = self._all.select(Facts(provider, model, user, tenant, target, metadata or {}))
         amounts = {"input_tokens": input_tokens, "output_tokens": output_tokens, "cost": cost}
         ticket = exactly(self._books, plan, keys, amounts)
-        if self._paces is not None and target is not None:
-            ticket.pace = self._paces.of(target)
+        ticket.pace = pace
         return self._admission.take(ticket, self.max_wait_seconds if max_wait_seconds is None else max_wait_seconds)
 
     def stats(self) -> dict[str, LimitStats]:
@@ -158,10 +180,21 @@ class RateLimiter:
             for level in self._levels
         }
 
-    def _attempting(self, call: Call, target: Target) -> Ticket:
+    def _at_once(self, phase: Phase, pace: TargetPace | None, *facts: *FiveFacts) -> Ticket | None:
+        """A ticket that has taken one request, where nothing else is counted, every key is known and there is room."""
+        if pace is not None and not pace.free:
+            return None
+        keys = phase.admit(*facts)
+        if keys is None:
+            return None
+        ticket = one(self._books, phase.full, keys)
+        if pace is not None:
+            ticket.pace, ticket.sent = pace, pace.send(0.0)
+        return ticket
+
+    def _attempting(self, call: Call, target: Target, pace: TargetPace | None) -> Ticket:
         facts = Facts(target.provider, target.model, call.user, call.tenant, target.name, call.metadata)
         plan, keys = self._attempt.select(facts)
-        pace = None if self._paces is None else self._paces.of(target.name)
         if plan.metered or (pace is not None and pace.counts_tokens):
             ticket = expected(self._books, plan, keys, call, target)
         else:
@@ -177,8 +210,8 @@ class RateLimiter:
 
     def _fast_check(self) -> Check | None:
         """``check_and_consume`` written out for these limits, where they are simple enough."""
-        simple = all(set(limit.per) <= set(KEYS) and not limit.match for limit in self.limits)
-        if not simple or not self._levels or self.on_limit == "shadow":
+        plain = all(limit.plain for limit in self.limits)
+        if not plain or not self._levels or self.on_limit == "shadow":
             return None
         if any(level.meter != "requests" for level in self._levels):
             return None

@@ -10,6 +10,7 @@ from fnmatch import translate
 from operator import attrgetter
 from typing import Any, Literal, get_args
 
+from llmkit_plugins.call import Call
 from llmkit_plugins.errors import ConfigError
 from llmkit_plugins.plugins.rate_limiter.rate import Rate, positive
 
@@ -23,7 +24,7 @@ OF_THE_ATTEMPT = frozenset({"provider", "model", "target"})
 
 @dataclass(slots=True)
 class Facts:
-    """What limits are keyed and selected by. None: not known."""
+    """What limits are keyed and selected by. None: not known. Those of its caller a call tells itself."""
 
     provider: str | None = None
     model: str | None = None
@@ -33,7 +34,7 @@ class Facts:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-Key = Callable[[Facts], Hashable | None]
+Key = Callable[[Facts | Call], Hashable | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +113,11 @@ class Limit:
         """Whether it is charged for each attempt at a target, rather than once for each caller."""
         return not OF_THE_ATTEMPT.isdisjoint([*self.per, *self.match])
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is of every call that has the keys, and these are among the usual ones."""
+        return set(self.per) <= set(KEYS) and not self.match
+
     def title(self, meter: Meter) -> str:
         """What errors and metrics call the limit of *meter*: ``requests 60/min per user``."""
         says = f"{meter} {getattr(self, meter)}" + (f" per {' and '.join(self.per)}" if self.per else "")
@@ -123,7 +129,7 @@ class Limit:
         parts = [_getter(name) for name in self.per]
         asked = [(_getter(name), _pattern(value)) for name, value in self.match.items()]
 
-        def key(facts: Facts) -> Hashable | None:
+        def key(facts: Facts | Call) -> Hashable | None:
             for get, matches in asked:
                 value = get(facts)
                 if value is None or not matches(value):
@@ -142,12 +148,12 @@ def _check_key(where: str, name: str) -> None:
     raise ConfigError(f"{name!r} is no key", key=where, right=known)
 
 
-def _getter(name: str) -> Callable[[Facts], str | None]:
+def _getter(name: str) -> Callable[[Facts | Call], str | None]:
     if not name.startswith("metadata."):
         return attrgetter(name)
     field_name = name.removeprefix("metadata.")
 
-    def get(facts: Facts) -> str | None:
+    def get(facts: Facts | Call) -> str | None:
         value = facts.metadata.get(field_name)
         return None if value is None else str(value)
 

@@ -60,39 +60,46 @@ class RateLimiterPlugin:
 
     @hookimpl
     def llmkit_pre_request(self, call: Call) -> Turn | None:
-        return self._take(call, call.state, lambda: self.limiter.request(call))
+        return self._take(call, call.state, self.limiter.request, call) if self.limiter.limits_callers else None
 
     @hookimpl
     def llmkit_route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target] | None:
-        if len(targets) < 2 or self.config.on_limit == "shadow":
+        if len(targets) < 2 or self.config.on_limit == "shadow" or not self.limiter.limits_attempts:
             return None
         refusals = [self.limiter.outlook(call, target) for target in targets]
+        if not any(refusals):
+            return None
         free = [target for target, refusal in zip(targets, refusals, strict=True) if refusal is None]
         if free:
-            return targets if len(free) == len(targets) else free
+            return free
         waits = [float("inf") if r is None or r.retry_after is None else r.retry_after for r in refusals]
         soonest = sorted(range(len(targets)), key=waits.__getitem__)
         return [targets[place] for place in soonest]
 
     @hookimpl
     def llmkit_pre_attempt(self, call: Call, attempt: Attempt) -> Turn | None:
-        return self._take(call, attempt.state, lambda: self.limiter.attempt(call, attempt.target))
+        if not self.limiter.limits_attempts:
+            return None
+        return self._take(call, attempt.state, self.limiter.attempt, call, attempt.target)
 
     @hookimpl
     def llmkit_post_attempt(self, call: Call, attempt: Attempt) -> None:
-        spent, ticket = _spent(attempt), attempt.state.pop(self, None)
-        of_caller = call.state.get(self)
+        ticket: Ticket | None = attempt.state.pop(self, None)
+        of_caller: Ticket | None = call.state.get(self)
         if attempt.started is None:
             if ticket is not None:
                 ticket.refund()
             return
+        if (ticket is not None and ticket.amounts) or (of_caller is not None and of_caller.amounts):
+            spent = _spent(attempt)
+            if ticket is not None:
+                _settle(ticket, spent)
+            if of_caller is not None and spent is not NOTHING:
+                _settle(of_caller, spent)
         if ticket is not None:
             limited = attempt.kind == "rate_limit"
             ticket.answered(attempt.headers, at=attempt.first_chunk, refused=limited, retry_after=attempt.retry_after)
-            _settle(ticket, spent)
             ticket.release()
-        if of_caller is not None and spent is not NOTHING:
-            _settle(of_caller, spent)
 
     @hookimpl
     def llmkit_post_response(self, call: Call, response: Response) -> None:
@@ -120,9 +127,9 @@ class RateLimiterPlugin:
         ticket: Ticket | None = call.state.get(self) if runs_on else call.state.pop(self, None)
         return ticket
 
-    def _take(self, call: Call, state: dict[object, Any], take: Callable[[], Ticket]) -> Turn | None:
+    def _take(self, call: Call, state: dict[object, Any], take: Callable[..., Ticket], *what: Any) -> Turn | None:
         try:
-            ticket = state[self] = take()
+            ticket = state[self] = take(*what)
         except RateLimited as refusal:
             self._tell(call, refusal, "refused")
             raise
@@ -175,5 +182,6 @@ def _spent(attempt: Attempt) -> Spent:
 
 
 def _settle(ticket: Ticket, spent: Spent) -> None:
-    if spent is not AS_EXPECTED:
+    """Charge what was *spent*, where anything but requests is counted."""
+    if ticket.amounts and spent is not AS_EXPECTED:
         ticket.settle(spent.input_tokens, spent.output_tokens, spent.cost, complete=spent.complete)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import RLock
+from types import MappingProxyType
 from typing import Any
 
 from llmkit_plugins.clock import Clock
@@ -15,6 +16,8 @@ from llmkit_plugins.plugins.rate_limiter.levels import Keys, Plan
 from llmkit_plugins.plugins.rate_limiter.queueing import Queueing
 from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS
 from llmkit_plugins.plugins.rate_limiter.waiting import Naps, wait, wait_async
+
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -77,13 +80,15 @@ class Ticket:
         plan: Plan,
         keys: Keys,
         charged: Sequence[float],
-        amounts: Mapping[str, float],
+        amounts: Mapping[str, float] = NOTHING,
         learn_as: LearnAs = None,
     ) -> None:
         self.books, self.plan, self.keys = books, plan, keys
-        self.charged = list(charged)
+        self.charged = charged
+        """What it took from each level, in the level's unit."""
         self.amounts = amounts
-        """What it is expected to use, and after :meth:`settle` what it used."""
+        """What it is expected to use, and after :meth:`settle` what it used; nothing where only requests are
+        counted."""
         self.over: RateLimited | None = None
         """The limit it ran into, where it has to wait for it (``wait``) or was let through all the same
         (``shadow``)."""
@@ -147,6 +152,8 @@ class Ticket:
 
     def release(self) -> None:
         """Give back the permits: the call is over. What it used stays charged."""
+        if not self.plan.permits:
+            return
         books = self.books
         with books.lock:
             if not self.held:
@@ -184,8 +191,10 @@ class Ticket:
 
         *headers* are those of its response, in lower case; *refused* where it answered that its limit is used up.
         """
+        if self.pace is None or not (headers or refused or retry_after is not None):
+            return
         with self.books.lock:
-            if self.pace is not None and self.sent is not None:
+            if self.sent is not None:
                 moment = self.books.clock() if at is None else at
                 self.pace.answered(self.sent, headers or {}, moment, refused=refused, retry_after=retry_after)
 
@@ -208,11 +217,13 @@ class Ticket:
     def _charge(self, amounts: Mapping[str, float]) -> None:
         """Make *amounts* what is charged, where a level counts them."""
         now = self.books.clock()
+        charged = list(self.charged)
         for number, level in enumerate(self.plan.levels):
             if level.meter in amounts:
                 step = level.interval * amounts[level.meter]
-                level.charge(self.keys[number], step - self.charged[number], now)
-                self.charged[number] = step
+                level.charge(self.keys[number], step - charged[number], now)
+                charged[number] = step
+        self.charged = charged
 
     def _learn(self, told: Mapping[str, float]) -> None:
         if self._learn_as is None:

@@ -3,9 +3,11 @@
 A loop jumps backward and a function call enters a function; at both CPython may hand over to another thread (see
 :mod:`.atomic`). So, as ``dataclasses`` does for ``__init__``, the function is written as text, one bucket after the
 other, and compiled. For two rates, each with a table of keys, a step (what is taken, in seconds) and a room (how far
-ahead of now the state may be before)::
+ahead of now the state may be before; later by *patience*, where the ticket would wait)::
 
-    def take(ticket, key0, key1, step0, step1, room0, room1):
+    def take(ticket, patience, key0, key1, step0, step1):
+        room0 = depth0 - step0 + patience
+        room1 = depth1 - step1 + patience
         now = clock()
         young0 = table0.young
         young1 = table1.young
@@ -28,30 +30,37 @@ Permits are counted by the same arithmetic with 0.0 for now: tokens that do not 
 from __future__ import annotations
 
 import linecache
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import lru_cache
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from llmkit_plugins.clock import Clock
     from llmkit_plugins.plugins.rate_limiter.levels import Level
 
 Take = Callable[..., tuple[float, ...] | None]
+Admit = Callable[[str | None, str | None, str | None, str | None, str | None], tuple[Hashable, ...] | None]
+"""``admit(provider, model, user, tenant, target)`` takes one request from every level and returns the keys."""
+HasRoom = Callable[[str | None, str | None, str | None, str | None, str | None], bool | None]
+"""``has_room(provider, model, user, tenant, target)``: whether one more request would be admitted."""
+
+_FACTS = "provider, model, user, tenant, target"
 
 
 def unrolled(levels: Sequence[Level], clock: Clock) -> Take:
-    """``take(ticket, *keys, *steps, *rooms)`` for *levels*. Taking a permit sets ``ticket.held``."""
+    """``take(ticket, patience, *keys, *steps)`` for *levels*. Taking a permit sets ``ticket.held``."""
     numbers = range(len(levels))
-    arguments = ", ".join(f"{name}{n}" for name in ("key", "step", "room") for n in numbers)
+    arguments = ", ".join(f"{name}{n}" for name in ("key", "step") for n in numbers)
     states = ", ".join(f"state{n}" for n in numbers)
     after = [] if all(level.timed for level in levels) else ["ticket.held = True"]
     lines = [
-        f"def take(ticket, {arguments}):",
+        f"def take(ticket, patience, {arguments}):",
+        *[f"    room{n} = depth{n} - step{n} + patience" for n in numbers],
         *_body(levels, [f"key{n}" for n in numbers], [*after, f"return {states},"], ["return None"] * len(levels)),
         "    return ()",
     ]
-    return _function(lines, levels, clock, {})
+    return _function(lines, levels, clock, {f"depth{n}": level.depth for n, level in enumerate(levels)})
 
 
 def unrolled_check(
@@ -60,22 +69,58 @@ def unrolled_check(
     """``check_and_consume(provider, model, ...)`` for *levels* that count requests; *keys* are names of its arguments.
 
     What it cannot do (a key is new or missing) is handed to *otherwise*. Three levels cost 0.3 µs; by way of a ticket
-    they would cost 2.
+    they would cost 1.
     """
-    given = "provider, model, user, tenant, target"
-    names = [key[0] if len(key) == 1 else f"key{n}" for n, key in enumerate(keys)]
-    # A tuple is made before the states are read: to make one may run the garbage collector, and that anything.
-    tuples = [f"    key{n} = ({', '.join(key)})" for n, key in enumerate(keys) if len(key) != 1]
+    names, tuples = _named(keys)
     refused = [f"level{n}.refused += 1; return False" for n in range(len(levels))]
     lines = [
-        f"def take({given.replace(',', '=None,')}=None, metadata=None, input_tokens=0, output_tokens=0, cost=0.0):",
+        f"def take({_FACTS.replace(',', '=None,')}=None, metadata=None, input_tokens=0, output_tokens=0, cost=0.0):",
         *tuples,
         *_body(levels, names, ["return True"], refused),
-        f"    return otherwise({given}, metadata, input_tokens, output_tokens, cost)",
+        f"    return otherwise({_FACTS}, metadata, input_tokens, output_tokens, cost)",
     ]
-    constants = {f"step{n}": level.interval for n, level in enumerate(levels)}
-    rooms = {f"room{n}": level.depth - level.interval for n, level in enumerate(levels)}
-    return _function(lines, levels, clock, {**constants, **rooms, "otherwise": otherwise})
+    return _function(lines, levels, clock, {**_ones(levels), "otherwise": otherwise})
+
+
+def unrolled_admit(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence[str]]) -> Admit:
+    """``admit`` for *levels* that count requests, keyed by the arguments that *keys* name.
+
+    None where a level refuses, or a key is new or missing: then look closer.
+    """
+    names, tuples = _named(keys)
+    body = _body(levels, names, [f"return {', '.join(names)},"], ["return None"] * len(levels)) if levels else ()
+    lines = [f"def take({_FACTS}):", *tuples, *body, f"    return {None if levels else ()}"]
+    return cast(Admit, _function(lines, levels, clock, _ones(levels)))
+
+
+def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence[str]]) -> HasRoom:
+    """``has_room`` for *levels* that count requests or permits; what is not in their tables is full."""
+    names, tuples = _named(keys)
+    lines = [f"def take({_FACTS}):", *tuples]
+    if any(level.timed for level in levels):
+        lines.append("    now = clock()")
+    for n, (level, key) in enumerate(zip(levels, names, strict=True)):
+        ahead = f"state{n} - now" if level.timed else f"state{n}"
+        lines += [
+            f"    young{n} = table{n}.young",
+            f"    state{n} = young{n}[{key}] if {key} in young{n} else table{n}.state({key})",
+            f"    if {ahead} > room{n}:",
+            "        return False",
+        ]
+    return cast(HasRoom, _function([*lines, "    return True"], levels, clock, _ones(levels)))
+
+
+def _named(keys: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
+    """What the keys are called, and the lines that make those that consist of several."""
+    names = [key[0] if len(key) == 1 else f"key{n}" for n, key in enumerate(keys)]
+    # A tuple is made before the states are read: to make one may run the garbage collector, and that anything.
+    return names, [f"    key{n} = ({', '.join(key)})" for n, key in enumerate(keys) if len(key) != 1]
+
+
+def _ones(levels: Sequence[Level]) -> dict[str, float]:
+    """The step of one request at each level, and the room it needs."""
+    steps = {f"step{n}": level.interval for n, level in enumerate(levels)}
+    return {**steps, **{f"room{n}": level.depth - level.interval for n, level in enumerate(levels)}}
 
 
 def _body(

@@ -12,7 +12,7 @@ import pytest
 from llmkit_plugins.plugins.rate_limiter import Limit, TokenBucket, atomic
 from llmkit_plugins.plugins.rate_limiter.keyed import Table
 from llmkit_plugins.plugins.rate_limiter.levels import levels_of
-from llmkit_plugins.plugins.rate_limiter.unrolled import unrolled, unrolled_check
+from llmkit_plugins.plugins.rate_limiter.unrolled import unrolled, unrolled_admit, unrolled_check
 
 HARMLESS = (
     "BINARY_OP",
@@ -102,6 +102,13 @@ def test_checking_several_levels_is_atomic(clock, per):
     levels = [level for keys in per for level in levels_of(Limit(requests="1/s", per=keys), 10, threading.RLock())]
     check = unrolled_check(levels, clock, per, lambda *_: False)
     assert not harmful(check, "young", ("STORE_SUBSCR", None))
+
+
+@pytest.mark.parametrize("per", [[("user",)], [()], [("provider",), ("model",), ("user", "tenant")]])
+def test_admitting_to_several_levels_is_atomic(clock, per):
+    """The same where a ticket is wanted."""
+    levels = [level for keys in per for level in levels_of(Limit(requests="1/s", per=keys), 10, threading.RLock())]
+    assert not harmful(unrolled_admit(levels, clock, per), "young", ("STORE_SUBSCR", None))
 
 
 def test_a_call_in_between_would_be_found():

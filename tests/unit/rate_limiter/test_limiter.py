@@ -164,6 +164,39 @@ def test_the_outlook_of_a_target(clock):
     assert limiter.outlook(call, SLOW) is None
 
 
+@pytest.mark.parametrize("on_limit", ["reject", "shadow"])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        [Limit(requests="2/s", per=("target",))],
+        [Limit(requests="3/s", per=("provider",)), Limit(requests="2/s", per=("user", "model"))],
+        [Limit(requests="3/s", per=("provider",)), Limit(concurrency=2, per=("target",))],
+        [Limit(requests="2/s", per=("target",), match={"model": "gpt-4"})],
+        [Limit(requests="3/s", per=("provider",)), Limit(output_tokens="500/s", per=("model",))],
+        [Limit(requests="2/s", per=("target", "metadata.team"))],
+    ],
+)
+def test_the_outlook_is_what_an_attempt_meets(clock, limits, on_limit):
+    """Whatever limits there are, of whatever kind: an attempt is over a limit when and where the outlook said so."""
+    limiter = RateLimiter(limits, on_limit=on_limit, clock=clock)
+    calls = [Call(user=user, metadata=metadata) for user, metadata in (("ann", {"team": "x"}), (None, {}))]
+    met = []
+    for number in range(60):
+        clock.advance(number % 3 * 0.1)
+        call, target = calls[number % 2], (FAST, SLOW)[number % 5 < 2]
+        expected = limiter.outlook(call, target)
+        try:
+            over = limiter.attempt(call, target).over
+        except RateLimited as refusal:
+            over = refusal
+        assert (over and (over.limit, over.key, over.retry_after)) == (
+            expected and (expected.limit, expected.key, expected.retry_after)
+        )
+        met.append(over)
+    assert None in met
+    assert any(met)
+
+
 def test_without_limits_everything_passes(clock):
     """A limiter without limits admits, and has nothing to tell."""
     limiter = RateLimiter([], clock=clock)
