@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_NAMES = ("x-ratelimit-{what}-{meter}", "anthropic-ratelimit-{meter}-{what}")
+
+
+class _Names(NamedTuple):
+    """What the headers that speak of one meter are called."""
+
+    left: str
+    limit: str
+    reset: str
+
+
+def _ways(meter: str) -> list[_Names]:
+    forms = [f"x-ratelimit-%s-{meter}", f"anthropic-ratelimit-{meter}-%s"]
+    return [
+        _Names(*[prefix + form % what for what in ("remaining", "limit", "reset")])
+        for prefix in ("", "llm_provider-")
+        for form in forms
+    ]
+
+
+_date = lru_cache(maxsize=64)(parsedate_to_datetime)
+"""Of a second's responses all have the same."""
+
+_METERS = [(meter, _ways(meter)) for meter in ("requests", "tokens")]
 
 
 class Said(NamedTuple):
@@ -29,23 +51,26 @@ class Said(NamedTuple):
 def said_of(headers: Mapping[str, str]) -> list[Said]:
     """What *headers*, their names in lower case, say in the ways of OpenAI and Anthropic, handed on by LiteLLM or
     not."""
-    if not any("ratelimit" in name for name in headers):
-        return []
-    ways = [prefix + name for prefix in ("", "llm_provider-") for name in _NAMES]
-    found = [_read(headers, way, meter) for meter in ("requests", "tokens") for way in ways]
-    return [said for said in found if said is not None]
+    said = []
+    for meter, ways in _METERS:
+        for names in ways:
+            if names.left in headers and (heard := _read(headers, names, meter)) is not None:
+                said.append(heard)
+                break
+    return said
 
 
-def _read(headers: Mapping[str, str], way: str, meter: str) -> Said | None:
-    left, limit, reset = (headers.get(way.format(what=what, meter=meter)) for what in ("remaining", "limit", "reset"))
-    number, seconds = _number(left), _seconds(reset, headers.get("date"))
-    return None if number is None or seconds is None else Said(meter, number, _number(limit) or None, seconds)
+def _read(headers: Mapping[str, str], names: _Names, meter: str) -> Said | None:
+    left, limit, reset = _number(headers[names.left]), headers.get(names.limit), headers.get(names.reset)
+    seconds = _seconds(reset, headers.get("date"))
+    return None if left is None or seconds is None else Said(meter, left, _number(limit) or None, seconds)
 
 
 def _number(text: str | None) -> float | None:
-    with suppress(ValueError):
+    try:
         return None if text is None else max(0.0, float(text))
-    return None
+    except ValueError:
+        return None
 
 
 def _seconds(text: str | None, date: str | None) -> float | None:
@@ -56,6 +81,7 @@ def _seconds(text: str | None, date: str | None) -> float | None:
     parts = _DURATION.findall(text)
     if parts and "".join(number + unit for number, unit in parts) == text:
         return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
-    with suppress(ValueError, TypeError):
-        return max(0.0, (datetime.fromisoformat(text) - parsedate_to_datetime(date or "")).total_seconds())
-    return None
+    try:
+        return max(0.0, (datetime.fromisoformat(text) - _date(date or "")).total_seconds())
+    except (ValueError, TypeError):
+        return None

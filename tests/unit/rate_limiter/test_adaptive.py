@@ -272,8 +272,18 @@ def test_the_number_of_targets_is_bounded(clock):
             },
             [("requests", 3, None, 7200)],
         ),
+        (
+            {
+                "x-ratelimit-remaining-requests": "3",
+                "x-ratelimit-reset-requests": "1",
+                "llm_provider-x-ratelimit-remaining-requests": "3",
+                "llm_provider-x-ratelimit-reset-requests": "1",
+            },
+            [("requests", 3, None, 1)],
+        ),
     ],
 )
 def test_headers_are_read(headers, said):
-    """Limits are read from the headers of OpenAI's and Anthropic's kind; what cannot be read is not there."""
+    """Limits are read from the headers of OpenAI's and Anthropic's kind; what cannot be read is not there, and what is
+    said twice is read once."""
     assert said_of(headers) == said
