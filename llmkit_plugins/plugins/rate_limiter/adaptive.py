@@ -114,8 +114,9 @@ class TargetPace:
             return 0.0
         now = self._clock()
         waits = [bucket.retry_after(cost) for bucket, cost in self._each(tokens)]
-        self.free = not waits and self._hold_until <= now and self._pace.now(now) is None
-        return max(0.0, self._hold_until - now, self._pace.wait(now), *waits)
+        hold, pace = self._hold_until - now, self._pace.wait(now)
+        self.free = not waits and hold <= 0.0 and self._pace.now(now) is None
+        return max(0.0, hold, pace, *waits)
 
     def send(self, tokens: float) -> Sent:
         """Count a request of *tokens*."""
@@ -184,8 +185,10 @@ class TargetPace:
 
     def _each(self, tokens: float) -> list[tuple[TokenBucket, float]]:
         """Each bucket, and what a request costs there; more than all it can ever hold is not asked of it."""
-        costs = {"requests": 1.0, "tokens": tokens}
-        return [(bucket, min(costs[meter], bucket.burst)) for meter, bucket in self._buckets.items()]
+        return [
+            (bucket, min(1.0 if meter == "requests" else tokens, bucket.rule.burst))
+            for meter, bucket in self._buckets.items()
+        ]
 
 
 class Paces:

@@ -22,14 +22,18 @@ def expected(books: Books, plan: Plan, keys: Keys, call: Call, target: Target | 
     More than a whole burst is not expected of anybody: a limit that the estimate exceeds is then used up, or in debt.
     """
     model = call.model if target is None else target.model
-    chars = measured_prompt(call)
-    sent, answered = books.estimator.tokens(model, chars, max_output_tokens(call.params))
-    cost = None if target is None else target.cost(Usage(round(sent), round(answered)))
+    sent, answered = expected_tokens(books, call, model)
+    cost = None if target is None or not plan.priced else target.cost(Usage(round(sent), round(answered)))
     if cost is None:
         cost = books.estimator.cost(model, sent + answered)
     amounts = {"tokens": sent + answered, "input_tokens": sent, "output_tokens": answered, "cost": cost}
-    steps = [min(step, level.fill) for level, step in zip(plan.levels, plan.steps(amounts), strict=True)]
-    return Ticket(books, plan, keys, steps, amounts, (model, chars))
+    steps = [min(level.interval * amounts.get(level.meter, 1.0), level.fill) for level in plan.levels]
+    return Ticket(books, plan, keys, steps, amounts, (model, measured_prompt(call)))
+
+
+def expected_tokens(books: Books, call: Call, model: str | None) -> tuple[float, float]:
+    """The tokens of the prompt of *call*, and of what *model* will answer."""
+    return books.estimator.tokens(model, measured_prompt(call), max_output_tokens(call.params))
 
 
 def exactly(books: Books, plan: Plan, keys: Keys, amounts: Mapping[str, float]) -> Ticket:
@@ -40,7 +44,7 @@ def exactly(books: Books, plan: Plan, keys: Keys, amounts: Mapping[str, float]) 
         if not 0.0 <= amount < float("inf"):
             raise ConfigError(f"{amount!r} is not valid", key=name, right="a number, 0 or more")
     amounts = {**amounts, "tokens": amounts["input_tokens"] + amounts["output_tokens"]}
-    steps = plan.steps(amounts)
+    steps = [level.interval * amounts.get(level.meter, 1.0) for level in plan.levels]
     for level, key, step in zip(plan.levels, keys, steps, strict=True):
         if step > level.depth:
             level.refused += 1

@@ -75,12 +75,14 @@ def _number(text: str | None) -> float | None:
 
 def _seconds(text: str | None, date: str | None) -> float | None:
     """A number of seconds, a duration such as ``6m0s``, or a moment, which counts from the *date* of the response."""
-    seconds = _number(text)
-    if text is None or seconds is not None:
-        return seconds
+    if text is None:
+        return None
     parts = _DURATION.findall(text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+    if parts and "".join([number + unit for number, unit in parts]) == text:
+        return sum([float(number) * _UNIT_SECONDS[unit] for number, unit in parts])
+    seconds = _number(text)
+    if seconds is not None:
+        return seconds
     try:
         return max(0.0, (datetime.fromisoformat(text) - _date(date or "")).total_seconds())
     except (ValueError, TypeError):

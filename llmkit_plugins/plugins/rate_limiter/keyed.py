@@ -52,6 +52,9 @@ class Table:
 
     def state(self, key: Hashable) -> float:
         """The state of *key*, which need not be here."""
+        state = self.young.get(key)
+        if state is not None:
+            return state
         with self._lock:
             return self.young[key] if key in self.young else self._old.get(key, FULL)
 
@@ -60,7 +63,7 @@ class Table:
         with self._lock:
             if step <= 0.0 and self.state(key) <= base:
                 return  # it is full, and perhaps forgotten: what is given back must not become that of others
-            self._shift(self.adopt(key, base), step, base)
+            self._shift(key if key in self.young else self.adopt(key, base), step, base)
 
     def _shift(self, key: Hashable, step: float, base: float) -> None:
         # Those who take do not hold the lock: nothing may come between reading and writing.

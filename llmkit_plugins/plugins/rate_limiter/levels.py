@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, TypeVar
 
-from llmkit_plugins.call import Call
 from llmkit_plugins.clock import Clock
 from llmkit_plugins.plugins.rate_limiter.atomic import holding, lock_free
 from llmkit_plugins.plugins.rate_limiter.keyed import Table
-from llmkit_plugins.plugins.rate_limiter.limits import METERS, Facts, Limit, Meter
+from llmkit_plugins.plugins.rate_limiter.limits import KEYS, METERS, Facts, Known, Limit, Meter
 from llmkit_plugins.plugins.rate_limiter.rate import HALF_ULP, Rate
 from llmkit_plugins.plugins.rate_limiter.turns import Line
 from llmkit_plugins.plugins.rate_limiter.unrolled import (
@@ -25,7 +24,6 @@ from llmkit_plugins.plugins.rate_limiter.unrolled import (
 )
 
 Keys = tuple[Hashable, ...]
-Steps = tuple[float, ...]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FIRST_GUESS_SECONDS = 1.0
@@ -127,6 +125,7 @@ class Plan:
         self.levels, self._clock, self._lock = levels, clock, lock
         self.permits = sum(not level.timed for level in levels)
         self.metered = any(level.meter not in ("concurrency", "requests") for level in levels)
+        self.priced = any(level.meter == "cost" for level in levels)
         self.ones = tuple(level.interval for level in levels)
 
     @cached_property
@@ -144,10 +143,6 @@ class Plan:
         """Those that come back when somebody ends."""
         return Pass(self.levels[: self.permits], 0, self._clock, self._lock)
 
-    def steps(self, amounts: Mapping[str, float]) -> Steps:
-        """What *amounts* are in the unit of each level."""
-        return tuple([level.interval * amounts.get(level.meter, 1.0) for level in self.levels])
-
     def adopt(self, keys: Keys) -> Keys:
         """See to it that *keys* are known; returns those under which they are counted."""
         now = self._clock()
@@ -155,9 +150,12 @@ class Plan:
 
     def worst(self, keys: Sequence[Hashable], steps: Sequence[float], now: float) -> tuple[int, float] | None:
         """Which level would refuse for how long; of several the longest; None if none would."""
-        waits = [level.shortage(key, step, now) for level, key, step in zip(self.levels, keys, steps, strict=True)]
-        longest = max(waits, default=0.0)
-        return (waits.index(longest), longest) if longest else None
+        longest, which = 0.0, 0
+        for number, level in enumerate(self.levels):
+            seconds = level.shortage(keys[number], steps[number], now)
+            if seconds > longest:
+                longest, which = seconds, number
+        return (which, longest) if longest else None
 
 
 class Phase:
@@ -182,14 +180,15 @@ class Phase:
             if not self.full.permits:
                 self.admit = _atomic(unrolled_admit(self.full.levels, clock, keys), lock)
         plain_keys = plain and all(len(key) == 1 for key in keys)
-        self._plain_keys = _all_of([key[0] for key in keys]) if plain_keys else None
+        self._plain_keys = _all_of([KEYS.index(key[0]) for key in keys]) if plain_keys else None
 
-    def select(self, facts: Facts | Call) -> tuple[Plan, Keys]:
-        """The plan for a call of which *facts* are known, and the key at each of its levels."""
+    def select(self, known: Known, metadata: Mapping[str, Any]) -> tuple[Plan, Keys]:
+        """The plan for a call of which so much is *known*, and the key at each of its levels."""
         if self._plain_keys is not None:
-            plain = self._plain_keys(facts)
+            plain = self._plain_keys(known)
             if None not in plain:
                 return self.full, plain
+        facts = Facts(*known, metadata)
         keys = [key(facts) for key in self._keys]
         chosen = tuple([key is not None for key in keys])
         found = self._plans.get(chosen)
@@ -226,9 +225,9 @@ def _atomic(function: F, lock: Any) -> F:
     return function if lock_free() else holding(lock, function)
 
 
-def _all_of(names: Sequence[str]) -> Callable[[Facts | Call], Keys]:
-    """A function that says the facts of these *names*."""
-    if not names:
+def _all_of(places: Sequence[int]) -> Callable[[Known], Keys]:
+    """A function that says what is known at these *places*."""
+    if not places:
         return lambda _: ()
-    get = attrgetter(*names)
-    return get if len(names) > 1 else lambda facts: (get(facts),)
+    get = itemgetter(*places)
+    return get if len(places) > 1 else lambda known: (get(known),)

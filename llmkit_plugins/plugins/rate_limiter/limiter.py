@@ -12,15 +12,12 @@ from llmkit_plugins.errors import ConfigError, RateLimited
 from llmkit_plugins.plugins.rate_limiter.adaptive import Paces, TargetPace
 from llmkit_plugins.plugins.rate_limiter.admission import Admission, OnLimit
 from llmkit_plugins.plugins.rate_limiter.atomic import holding, lock_free
-from llmkit_plugins.plugins.rate_limiter.demand import exactly, expected, one
+from llmkit_plugins.plugins.rate_limiter.demand import exactly, expected, expected_tokens, one
 from llmkit_plugins.plugins.rate_limiter.levels import Level, Phase, levels_of
-from llmkit_plugins.plugins.rate_limiter.limits import Facts, Limit
+from llmkit_plugins.plugins.rate_limiter.limits import Known, Limit
 from llmkit_plugins.plugins.rate_limiter.rate import positive
 from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
 from llmkit_plugins.plugins.rate_limiter.unrolled import unrolled_check
-
-FiveFacts = tuple[str | None, str | None, str | None, str | None, str | None]
-"""Provider, model, user, tenant and target."""
 
 
 class Check(Protocol):
@@ -120,29 +117,30 @@ class RateLimiter:
 
     def request(self, call: Call) -> Ticket:
         """Take what *call* needs from the limits of its caller. Raises ``RateLimited``."""
-        ticket = self._at_once(self._request, None, None, None, call.user, call.tenant, None)
+        known = None, None, call.user, call.tenant, None
+        ticket = self._at_once(self._request, None, known)
         if ticket is not None:
             return ticket
-        plan, keys = self._request.select(call)
+        plan, keys = self._request.select(known, call.metadata)
         ticket = expected(self._books, plan, keys, call) if plan.metered else one(self._books, plan, keys)
         return self._admission.take(ticket, self._patience(call))
 
     def attempt(self, call: Call, target: Target) -> Ticket:
         """Take what an attempt of *call* at *target* needs from their limits. Raises ``RateLimited``."""
         pace = None if self._paces is None else self._paces.of(target.name)
-        facts = target.provider, target.model, call.user, call.tenant, target.name
-        ticket = self._at_once(self._attempt, pace, *facts)
+        known = target.provider, target.model, call.user, call.tenant, target.name
+        ticket = self._at_once(self._attempt, pace, known)
         if ticket is not None:
             return ticket
-        return self._admission.take(self._attempting(call, target, pace), self._patience(call))
+        return self._admission.take(self._attempting(call, target, pace, known), self._patience(call))
 
     def outlook(self, call: Call, target: Target) -> RateLimited | None:
         """The refusal that an attempt of *call* at *target* would meet now; None where there is room."""
         pace = None if self._paces is None else self._paces.of(target.name)
-        facts = target.provider, target.model, call.user, call.tenant, target.name
-        if (pace is None or pace.free) and self._attempt.has_room(*facts):
+        known = target.provider, target.model, call.user, call.tenant, target.name
+        if self._attempt.has_room(*known) and (pace is None or pace.free or self._in_pace(pace, call, target)):
             return None
-        return self._admission.over(self._attempting(call, target, pace))
+        return self._admission.over(self._attempting(call, target, pace, known))
 
     def acquire(
         self,
@@ -164,10 +162,11 @@ class RateLimiter:
         ``retry_after`` None where an amount can never be admitted.
         """
         pace = None if self._paces is None or target is None else self._paces.of(target)
-        ticket = self._at_once(self._all, pace, provider, model, user, tenant, target)
+        known = provider, model, user, tenant, target
+        ticket = self._at_once(self._all, pace, known)
         if ticket is not None:
             return ticket
-        plan, keys = self._all.select(Facts(provider, model, user, tenant, target, metadata or {}))
+        plan, keys = self._all.select(known, metadata or {})
         amounts = {"input_tokens": input_tokens, "output_tokens": output_tokens, "cost": cost}
         ticket = exactly(self._books, plan, keys, amounts)
         ticket.pace = pace
@@ -180,11 +179,11 @@ class RateLimiter:
             for level in self._levels
         }
 
-    def _at_once(self, phase: Phase, pace: TargetPace | None, *facts: *FiveFacts) -> Ticket | None:
+    def _at_once(self, phase: Phase, pace: TargetPace | None, known: Known) -> Ticket | None:
         """A ticket that has taken one request, where nothing else is counted, every key is known and there is room."""
         if pace is not None and not pace.free:
             return None
-        keys = phase.admit(*facts)
+        keys = phase.admit(*known)
         if keys is None:
             return None
         ticket = one(self._books, phase.full, keys)
@@ -192,9 +191,13 @@ class RateLimiter:
             ticket.pace, ticket.sent = pace, pace.send(0.0)
         return ticket
 
-    def _attempting(self, call: Call, target: Target, pace: TargetPace | None) -> Ticket:
-        facts = Facts(target.provider, target.model, call.user, call.tenant, target.name, call.metadata)
-        plan, keys = self._attempt.select(facts)
+    def _in_pace(self, pace: TargetPace, call: Call, target: Target) -> bool:
+        tokens = sum(expected_tokens(self._books, call, target.model)) if pace.counts_tokens else 0.0
+        with self._books.lock:
+            return not pace.wait(tokens)
+
+    def _attempting(self, call: Call, target: Target, pace: TargetPace | None, known: Known) -> Ticket:
+        plan, keys = self._attempt.select(known, call.metadata)
         if plan.metered or (pace is not None and pace.counts_tokens):
             ticket = expected(self._books, plan, keys, call, target)
         else:
@@ -216,11 +219,11 @@ class RateLimiter:
         if any(level.meter != "requests" for level in self._levels):
             return None
 
-        def adopt(*facts: Any) -> bool:
+        def adopt(*given: Any) -> bool:
             """A key is new, or old, or missing."""
-            plan, keys = self._all.select(Facts(*facts[:5]))
+            plan, keys = self._all.select(cast(Known, given[:5]), {})
             whole = len(plan.levels) == len(self._levels)
-            return check(*facts) if whole and plan.adopt(keys) == keys else self._check(*facts)
+            return check(*given) if whole and plan.adopt(keys) == keys else self._check(*given)
 
         names = [limit.per for limit in self.limits]
         check = cast(Check, unrolled_check(self._levels, self.clock, names, adopt))
@@ -238,7 +241,7 @@ class RateLimiter:
         output_tokens: float = 0,
         cost: float = 0.0,
     ) -> bool:
-        plan, keys = self._all.select(Facts(provider, model, user, tenant, target, metadata or {}))
+        plan, keys = self._all.select((provider, model, user, tenant, target), metadata or {})
         if plan.permits:
             name = plan.levels[0].name
             raise ConfigError(f"a permit of {name!r} has to be released", key="check_and_consume", right="use acquire")

@@ -10,21 +10,22 @@ from fnmatch import translate
 from operator import attrgetter
 from typing import Any, Literal, get_args
 
-from llmkit_plugins.call import Call
 from llmkit_plugins.errors import ConfigError
 from llmkit_plugins.plugins.rate_limiter.rate import Rate, positive
 
 Meter = Literal["concurrency", "requests", "tokens", "input_tokens", "output_tokens", "cost"]
 METERS: tuple[Meter, ...] = get_args(Meter)
 
-KEYS = ("provider", "model", "target", "user", "tenant")
+Known = tuple[str | None, str | None, str | None, str | None, str | None]
+"""What is known of a call, in the order of :data:`KEYS`; None: not known."""
+KEYS = ("provider", "model", "user", "tenant", "target")
 OF_THE_ATTEMPT = frozenset({"provider", "model", "target"})
 """Known only once a target is chosen: limits by these are charged for what reaches a provider."""
 
 
 @dataclass(slots=True)
 class Facts:
-    """What limits are keyed and selected by. None: not known. Those of its caller a call tells itself."""
+    """What limits are keyed and selected by: what is known of a call, and its metadata."""
 
     provider: str | None = None
     model: str | None = None
@@ -34,7 +35,7 @@ class Facts:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-Key = Callable[[Facts | Call], Hashable | None]
+Key = Callable[[Facts], Hashable | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +130,7 @@ class Limit:
         parts = [_getter(name) for name in self.per]
         asked = [(_getter(name), _pattern(value)) for name, value in self.match.items()]
 
-        def key(facts: Facts | Call) -> Hashable | None:
+        def key(facts: Facts) -> Hashable | None:
             for get, matches in asked:
                 value = get(facts)
                 if value is None or not matches(value):
@@ -148,12 +149,12 @@ def _check_key(where: str, name: str) -> None:
     raise ConfigError(f"{name!r} is no key", key=where, right=known)
 
 
-def _getter(name: str) -> Callable[[Facts | Call], str | None]:
+def _getter(name: str) -> Callable[[Facts], str | None]:
     if not name.startswith("metadata."):
         return attrgetter(name)
     field_name = name.removeprefix("metadata.")
 
-    def get(facts: Facts | Call) -> str | None:
+    def get(facts: Facts) -> str | None:
         value = facts.metadata.get(field_name)
         return None if value is None else str(value)
 

@@ -81,7 +81,7 @@ class Ticket:
         keys: Keys,
         charged: Sequence[float],
         amounts: Mapping[str, float] = NOTHING,
-        learn_as: LearnAs = None,
+        learn_as: LearnAs | None = None,
     ) -> None:
         self.books, self.plan, self.keys = books, plan, keys
         self.charged = charged
@@ -135,20 +135,18 @@ class Ticket:
         What exceeds the expectation is charged as well: a debt may result. Told again (by a further attempt), it adds
         up. Nothing is learned from answers that broke off: *complete* is False then.
         """
-        said = {"input_tokens": input_tokens, "output_tokens": output_tokens, "cost": cost}
-        told = {meter: float(used) for meter, used in said.items() if used is not None}
+        said = (("input_tokens", input_tokens), ("output_tokens", output_tokens), ("cost", cost))
         with self.books.lock:
-            if complete:
-                self._learn(told)
-            before = self.amounts
-            if self._settled:
-                told = {meter: used + before.get(meter, 0.0) for meter, used in told.items()}
-            now = {**before, **told}
-            self.amounts = now
-            self._settled = True
-            if "input_tokens" in told or "output_tokens" in told:
+            if complete and self._learn_as is not None:
+                self._learn(self._learn_as, input_tokens, output_tokens, cost)
+            so_far = self.amounts if self._settled else NOTHING
+            told = {meter: used + so_far.get(meter, 0.0) for meter, used in said if used is not None}
+            now = {**self.amounts, **told}
+            if input_tokens is not None or output_tokens is not None:
                 now["tokens"] = told["tokens"] = now.get("input_tokens", 0.0) + now.get("output_tokens", 0.0)
-            self._charge(told)
+            self.amounts, self._settled = now, True
+            if self.plan.metered:
+                self._charge(told)
 
     def release(self) -> None:
         """Give back the permits: the call is over. What it used stays charged."""
@@ -225,15 +223,14 @@ class Ticket:
                 charged[number] = step
         self.charged = charged
 
-    def _learn(self, told: Mapping[str, float]) -> None:
-        if self._learn_as is None:
-            return
-        model, chars = self._learn_as
-        input_tokens, output_tokens = told.get("input_tokens"), told.get("output_tokens")
+    def _learn(
+        self, learn_as: LearnAs, input_tokens: float | None, output_tokens: float | None, cost: float | None
+    ) -> None:
+        model, chars = learn_as
         self.books.estimator.learn(model, chars, input_tokens, output_tokens)
-        if "cost" in told:
-            self.books.estimator.learn_cost(model, (input_tokens or 0.0) + (output_tokens or 0.0), told["cost"])
+        if cost is not None:
+            self.books.estimator.learn_cost(model, (input_tokens or 0.0) + (output_tokens or 0.0), cost)
 
 
-LearnAs = tuple[str | None, int] | None
+LearnAs = tuple[str | None, int]
 """The model and the characters of the prompt, for the estimator."""

@@ -35,17 +35,19 @@ from functools import lru_cache
 from types import CodeType
 from typing import TYPE_CHECKING, Any, cast
 
+from llmkit_plugins.plugins.rate_limiter.limits import KEYS, Known
+
 if TYPE_CHECKING:
     from llmkit_plugins.clock import Clock
     from llmkit_plugins.plugins.rate_limiter.levels import Level
 
 Take = Callable[..., tuple[float, ...] | None]
-Admit = Callable[[str | None, str | None, str | None, str | None, str | None], tuple[Hashable, ...] | None]
+Admit = Callable[[*Known], tuple[Hashable, ...] | None]
 """``admit(provider, model, user, tenant, target)`` takes one request from every level and returns the keys."""
-HasRoom = Callable[[str | None, str | None, str | None, str | None, str | None], bool | None]
+HasRoom = Callable[[*Known], bool | None]
 """``has_room(provider, model, user, tenant, target)``: whether one more request would be admitted."""
 
-_FACTS = "provider, model, user, tenant, target"
+_KNOWN = ", ".join(KEYS)
 
 
 def unrolled(levels: Sequence[Level], clock: Clock) -> Take:
@@ -74,10 +76,10 @@ def unrolled_check(
     names, tuples = _named(keys)
     refused = [f"level{n}.refused += 1; return False" for n in range(len(levels))]
     lines = [
-        f"def take({_FACTS.replace(',', '=None,')}=None, metadata=None, input_tokens=0, output_tokens=0, cost=0.0):",
+        f"def take({_KNOWN.replace(',', '=None,')}=None, metadata=None, input_tokens=0, output_tokens=0, cost=0.0):",
         *tuples,
         *_body(levels, names, ["return True"], refused),
-        f"    return otherwise({_FACTS}, metadata, input_tokens, output_tokens, cost)",
+        f"    return otherwise({_KNOWN}, metadata, input_tokens, output_tokens, cost)",
     ]
     return _function(lines, levels, clock, {**_ones(levels), "otherwise": otherwise})
 
@@ -89,14 +91,14 @@ def unrolled_admit(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequenc
     """
     names, tuples = _named(keys)
     body = _body(levels, names, [f"return {', '.join(names)},"], ["return None"] * len(levels)) if levels else ()
-    lines = [f"def take({_FACTS}):", *tuples, *body, f"    return {None if levels else ()}"]
+    lines = [f"def take({_KNOWN}):", *tuples, *body, f"    return {None if levels else ()}"]
     return cast(Admit, _function(lines, levels, clock, _ones(levels)))
 
 
 def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence[str]]) -> HasRoom:
     """``has_room`` for *levels* that count requests or permits; what is not in their tables is full."""
     names, tuples = _named(keys)
-    lines = [f"def take({_FACTS}):", *tuples]
+    lines = [f"def take({_KNOWN}):", *tuples]
     if any(level.timed for level in levels):
         lines.append("    now = clock()")
     for n, (level, key) in enumerate(zip(levels, names, strict=True)):
