@@ -113,10 +113,11 @@ class TargetPace:
         if self.free:
             return 0.0
         now = self._clock()
-        waits = [bucket.retry_after(cost) for bucket, cost in self._each(tokens)]
-        hold, pace = self._hold_until - now, self._pace.wait(now)
-        self.free = not waits and hold <= 0.0 and self._pace.now(now) is None
-        return max(0.0, hold, pace, *waits)
+        longest = max(0.0, self._hold_until - now, self._pace.wait(now))
+        for bucket, cost in self._each(tokens):
+            longest = max(longest, bucket.retry_after(cost))
+        self.free = not self._buckets and not longest and self._pace.now(now) is None
+        return longest
 
     def send(self, tokens: float) -> Sent:
         """Count a request of *tokens*."""

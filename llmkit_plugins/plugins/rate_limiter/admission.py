@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from llmkit_plugins.errors import RateLimited
+from llmkit_plugins.plugins.rate_limiter.adaptive import TargetPace
 from llmkit_plugins.plugins.rate_limiter.levels import Level, Plan, shown
 from llmkit_plugins.plugins.rate_limiter.queueing import Queueing
 from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
@@ -57,15 +58,20 @@ class Admission:
         """The refusal that *ticket* would meet now: that with the longest wait."""
         plan, pace, books = ticket.plan, ticket.pace, self._books
         worst = plan.worst(ticket.keys, ticket.charged, books.clock())
-        if pace is not None:
-            with books.lock:
-                delay = pace.wait(ticket.expected_tokens)
-            if delay > (worst[1] if worst else 0.0):
-                return RateLimited(PROVIDER_LIMIT, pace.target, delay)
+        delay = self.delay(pace, ticket.expected_tokens)
+        if pace is not None and delay > (worst[1] if worst else 0.0):
+            return RateLimited(PROVIDER_LIMIT, pace.target, delay)
         if worst is None:
             return None
         number, seconds = worst
         return RateLimited(plan.levels[number].name, shown(ticket.keys[number]), seconds)
+
+    def delay(self, pace: TargetPace | None, tokens: float) -> float:
+        """Seconds until the provider admits *tokens* more, as far as is known."""
+        if pace is None or pace.free:
+            return 0.0
+        with self._books.lock:
+            return pace.wait(tokens)
 
     def count(self, over: RateLimited) -> None:
         """One more refusal."""

@@ -21,19 +21,19 @@ def expected(books: Books, plan: Plan, keys: Keys, call: Call, target: Target | 
 
     More than a whole burst is not expected of anybody: a limit that the estimate exceeds is then used up, or in debt.
     """
+    amounts = foreseen(books, plan, call, target)
+    learn_as = call.model if target is None else target.model, measured_prompt(call)
+    return Ticket(books, plan, keys, plan.expected(amounts), amounts, learn_as)
+
+
+def foreseen(books: Books, plan: Plan, call: Call, target: Target | None) -> dict[str, float]:
+    """The tokens and dollars that *call* is expected to use; the prices of the *target* are asked where they matter."""
     model = call.model if target is None else target.model
-    sent, answered = expected_tokens(books, call, model)
+    sent, answered = books.estimator.tokens(model, measured_prompt(call), max_output_tokens(call.params))
     cost = None if target is None or not plan.priced else target.cost(Usage(round(sent), round(answered)))
     if cost is None:
         cost = books.estimator.cost(model, sent + answered)
-    amounts = {"tokens": sent + answered, "input_tokens": sent, "output_tokens": answered, "cost": cost}
-    steps = [min(level.interval * amounts.get(level.meter, 1.0), level.fill) for level in plan.levels]
-    return Ticket(books, plan, keys, steps, amounts, (model, measured_prompt(call)))
-
-
-def expected_tokens(books: Books, call: Call, model: str | None) -> tuple[float, float]:
-    """The tokens of the prompt of *call*, and of what *model* will answer."""
-    return books.estimator.tokens(model, measured_prompt(call), max_output_tokens(call.params))
+    return {"tokens": sent + answered, "input_tokens": sent, "output_tokens": answered, "cost": cost}
 
 
 def exactly(books: Books, plan: Plan, keys: Keys, amounts: Mapping[str, float]) -> Ticket:

@@ -143,6 +143,12 @@ class Plan:
         """Those that come back when somebody ends."""
         return Pass(self.levels[: self.permits], 0, self._clock, self._lock)
 
+    def expected(self, amounts: Mapping[str, float]) -> Sequence[float]:
+        """What expected *amounts* are in the unit of each level, and no more than it can ever hold."""
+        if not self.metered:
+            return self.ones
+        return [min(level.interval * amounts.get(level.meter, 1.0), level.fill) for level in self.levels]
+
     def adopt(self, keys: Keys) -> Keys:
         """See to it that *keys* are known; returns those under which they are counted."""
         now = self._clock()
@@ -172,12 +178,12 @@ class Phase:
         self.admit: Admit = _look_closer
         """Takes one request from every level of the full plan, where nothing else is counted."""
         self.has_room: HasRoom = _look_closer
-        """Whether there is certainly room for one more request."""
+        """Whether there is certainly room for that many more."""
         plain = all(limit.plain for limit, _ in limits)
         keys = [limits[number][0].per for number, _ in self._levels]
-        if plain and not self.full.metered:
+        if plain:
             self.has_room = _atomic(unrolled_room(self.full.levels, clock, keys), lock)
-            if not self.full.permits:
+            if not self.full.metered and not self.full.permits:
                 self.admit = _atomic(unrolled_admit(self.full.levels, clock, keys), lock)
         plain_keys = plain and all(len(key) == 1 for key in keys)
         self._plain_keys = _all_of([KEYS.index(key[0]) for key in keys]) if plain_keys else None
@@ -217,7 +223,7 @@ def shown(key: Hashable) -> str:
     return "/".join(map(str, key)) if isinstance(key, tuple) else str(key)
 
 
-def _look_closer(*_: str | None) -> None:
+def _look_closer(*_: Any) -> None:
     """Of limits like these the keys alone do not tell."""
 
 

@@ -12,7 +12,7 @@ from llmkit_plugins.errors import ConfigError, RateLimited
 from llmkit_plugins.plugins.rate_limiter.adaptive import Paces, TargetPace
 from llmkit_plugins.plugins.rate_limiter.admission import Admission, OnLimit
 from llmkit_plugins.plugins.rate_limiter.atomic import holding, lock_free
-from llmkit_plugins.plugins.rate_limiter.demand import exactly, expected, expected_tokens, one
+from llmkit_plugins.plugins.rate_limiter.demand import exactly, expected, foreseen, one
 from llmkit_plugins.plugins.rate_limiter.levels import Level, Phase, levels_of
 from llmkit_plugins.plugins.rate_limiter.limits import Known, Limit
 from llmkit_plugins.plugins.rate_limiter.rate import positive
@@ -138,9 +138,14 @@ class RateLimiter:
         """The refusal that an attempt of *call* at *target* would meet now; None where there is room."""
         pace = None if self._paces is None else self._paces.of(target.name)
         known = target.provider, target.model, call.user, call.tenant, target.name
-        if self._attempt.has_room(*known) and (pace is None or pace.free or self._in_pace(pace, call, target)):
-            return None
-        return self._admission.over(self._attempting(call, target, pace, known))
+        phase, plan = self._attempt, self._attempt.full
+        if plan.metered or not (pace is None or pace.free):
+            amounts = foreseen(self._books, plan, call, target)
+            delay = self._admission.delay(pace, amounts["tokens"])
+            room = not delay and phase.has_room(*known, *plan.expected(amounts))
+        else:
+            room = phase.has_room(*known)
+        return None if room else self._admission.over(self._attempting(call, target, pace, known))
 
     def acquire(
         self,
@@ -190,11 +195,6 @@ class RateLimiter:
         if pace is not None:
             ticket.pace, ticket.sent = pace, pace.send(0.0)
         return ticket
-
-    def _in_pace(self, pace: TargetPace, call: Call, target: Target) -> bool:
-        tokens = sum(expected_tokens(self._books, call, target.model)) if pace.counts_tokens else 0.0
-        with self._books.lock:
-            return not pace.wait(tokens)
 
     def _attempting(self, call: Call, target: Target, pace: TargetPace | None, known: Known) -> Ticket:
         plan, keys = self._attempt.select(known, call.metadata)

@@ -33,7 +33,7 @@ import linecache
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import lru_cache
 from types import CodeType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from llmkit_plugins.plugins.rate_limiter.limits import KEYS, Known
 
@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 Take = Callable[..., tuple[float, ...] | None]
 Admit = Callable[[*Known], tuple[Hashable, ...] | None]
 """``admit(provider, model, user, tenant, target)`` takes one request from every level and returns the keys."""
-HasRoom = Callable[[*Known], bool | None]
-"""``has_room(provider, model, user, tenant, target)``: whether one more request would be admitted."""
+HasRoom = Callable[..., bool | None]
+"""``has_room(provider, model, user, tenant, target, *steps)``: whether that much more would be admitted; one request,
+if not given."""
 
 _KNOWN = ", ".join(KEYS)
 
@@ -62,7 +63,7 @@ def unrolled(levels: Sequence[Level], clock: Clock) -> Take:
         *_body(levels, [f"key{n}" for n in numbers], [*after, f"return {states},"], ["return None"] * len(levels)),
         "    return ()",
     ]
-    return _function(lines, levels, clock, {f"depth{n}": level.depth for n, level in enumerate(levels)})
+    return _function(lines, levels, clock, _depths(levels))
 
 
 def unrolled_check(
@@ -92,13 +93,14 @@ def unrolled_admit(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequenc
     names, tuples = _named(keys)
     body = _body(levels, names, [f"return {', '.join(names)},"], ["return None"] * len(levels)) if levels else ()
     lines = [f"def take({_KNOWN}):", *tuples, *body, f"    return {None if levels else ()}"]
-    return cast(Admit, _function(lines, levels, clock, _ones(levels)))
+    return _function(lines, levels, clock, _ones(levels))
 
 
 def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence[str]]) -> HasRoom:
-    """``has_room`` for *levels* that count requests or permits; what is not in their tables is full."""
+    """``has_room`` for *levels* keyed by the arguments that *keys* name; whoever is not in their tables has it."""
     names, tuples = _named(keys)
-    lines = [f"def take({_KNOWN}):", *tuples]
+    arguments = ", ".join([_KNOWN, *[f"step{n}=step{n}" for n in range(len(levels))]])
+    lines = [f"def take({arguments}):", *tuples]
     if any(level.timed for level in levels):
         lines.append("    now = clock()")
     for n, (level, key) in enumerate(zip(levels, names, strict=True)):
@@ -106,10 +108,10 @@ def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence
         lines += [
             f"    young{n} = table{n}.young",
             f"    state{n} = young{n}[{key}] if {key} in young{n} else table{n}.state({key})",
-            f"    if {ahead} > room{n}:",
+            f"    if {ahead} > depth{n} - step{n}:",
             "        return False",
         ]
-    return cast(HasRoom, _function([*lines, "    return True"], levels, clock, _ones(levels)))
+    return _function([*lines, "    return True"], levels, clock, {**_depths(levels), **_ones(levels)})
 
 
 def _named(keys: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
@@ -117,6 +119,10 @@ def _named(keys: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
     names = [key[0] if len(key) == 1 else f"key{n}" for n, key in enumerate(keys)]
     # A tuple is made before the states are read: to make one may run the garbage collector, and that anything.
     return names, [f"    key{n} = ({', '.join(key)})" for n, key in enumerate(keys) if len(key) != 1]
+
+
+def _depths(levels: Sequence[Level]) -> dict[str, float]:
+    return {f"depth{n}": level.depth for n, level in enumerate(levels)}
 
 
 def _ones(levels: Sequence[Level]) -> dict[str, float]:
@@ -144,13 +150,13 @@ def _body(
     yield from (f"        {line}" for line in admitted)
 
 
-def _function(lines: Sequence[str], levels: Sequence[Level], clock: Clock, names: dict[str, Any]) -> Take:
+def _function(lines: Sequence[str], levels: Sequence[Level], clock: Clock, names: dict[str, Any]) -> Callable[..., Any]:
     tables = {f"table{n}": level.table for n, level in enumerate(levels)}
     counted = {f"level{n}": level for n, level in enumerate(levels)}
     namespace = {"clock": clock, **tables, **counted, **names}
     exec(_compiled("\n".join(lines) + "\n"), namespace)  # noqa: S102  # the text is ours; nobody's names or values are in it
-    take: Take = namespace["take"]
-    return take
+    function: Callable[..., Any] = namespace["take"]
+    return function
 
 
 @lru_cache(maxsize=256)
