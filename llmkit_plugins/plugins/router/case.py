@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 
-from llmkit_plugins.call import Call, Target
+from llmkit_plugins.call import Call
 from llmkit_plugins.plugins.router.goals import Goals
 from llmkit_plugins.plugins.router.habits import Habit
-from llmkit_plugins.plugins.router.track import Track
+from llmkit_plugins.plugins.router.lineup import Lineup
 from llmkit_plugins.tokens import max_output_tokens, measured_prompt
 
 
 class Case:
-    """A call, and the *targets* it could go to with what is known of each. What is costly is found out when asked."""
+    """A call, and where it could go: a *lineup*. What is costly is found out when asked."""
 
-    __slots__ = ("_input_tokens", "cached_at", "call", "goals", "habit", "now", "output_tokens", "prompt",
-                 "score", "scores", "targets", "tracks", "weights")  # fmt: skip
+    __slots__ = ("_input_tokens", "any_last", "cached_at", "call", "goals", "habit", "lineup", "now", "output_tokens",
+                 "prompt", "scores", "targets", "tracks")  # fmt: skip
 
-    def __init__(
-        self,
-        call: Call,
-        goals: Goals,
-        score: Score,
-        targets: Sequence[Target],
-        tracks: Sequence[Track],
-        weights: Sequence[float] | None,
-        habit: Habit,
-        now: float,
-    ) -> None:
-        self.call, self.habit = call, habit
-        self.weights = weights
-        """Of the targets; None where all have the same."""
-        self.goals, self.score, self.targets, self.tracks, self.now = goals, score, targets, tracks, now
+    def __init__(self, call: Call, goals: Goals, lineup: Lineup, habit: Habit, now: float, *, any_last: bool) -> None:
+        self.call, self.goals, self.habit, self.now = call, goals, habit, now
+        self.lineup, self.targets, self.tracks = lineup, lineup.targets, lineup.tracks
+        self.any_last = any_last
+        """Whether there may be targets that come last: they miss the objectives, or asked to be left alone."""
         self.output_tokens = expected_tokens(call, habit) if call.params else habit.output_tokens
         self.prompt = 0.0
         """By how many times the usual length its prompt is longer."""
@@ -48,6 +38,11 @@ class Case:
             self._input_tokens = measured_prompt(self.call) * self.habit.tokens_per_char
         return self._input_tokens
 
+    @property
+    def money(self) -> float:
+        """The exponent of USD: that of the goals, or 0 where all targets cost the same."""
+        return 0.0 if self.lineup.alike and not self.cached_at else self.goals.cost
+
     def seconds(self, place: int) -> float:
         """Predicted for an answer of the target in that *place*, beside what is in flight there now."""
         latency = self.tracks[place].latency
@@ -55,15 +50,6 @@ class Case:
         if self.prompt:
             first *= 1.0 + latency.prompt_share * self.prompt
         return first + self.output_tokens * latency.token_now
-
-    def compare(self) -> list[float]:
-        """The scores of all targets, in their order."""
-        self.scores = scores = self.score(self)
-        return scores
-
-
-Score = Callable[[Case], list[float]]
-"""How good each target of a case is for it: the lower the better, above 0, finite whatever was learned."""
 
 
 def expected_tokens(call: Call, habit: Habit) -> float:

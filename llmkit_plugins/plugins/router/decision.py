@@ -21,6 +21,8 @@ WHY: Mapping[Why, str] = {
     "away": "every target asked to be left alone, and it is the first to be back",
 }
 
+_PAIR = 2
+
 new = object.__new__
 
 
@@ -64,10 +66,10 @@ class Decision:
     @property
     def order(self) -> tuple[Target, ...]:
         """All targets, the best first, equal ones as they were given; of those not compared, each in its turn."""
-        targets, place = self.targets, self.place
-        if self.case is None or self.case.scores is None:
-            return tuple(targets[place:]) + tuple(targets[:place])
-        scores = self.case.scores
+        targets, place, case = tuple(self.targets), self.place, self.case
+        scores = None if case is None else case.scores
+        if scores is None or len(scores) == _PAIR:
+            return targets[place:] + targets[:place]
         places = sorted(range(len(scores)), key=scores.__getitem__)
         places.remove(place)
         return (self.target, *[targets[other] for other in places])

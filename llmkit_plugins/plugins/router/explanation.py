@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmkit_plugins.plugins.router.case import Case
-from llmkit_plugins.plugins.router.scoring import NEAR, Prediction, predict, priced, violation
+from llmkit_plugins.plugins.router.scoring import NEAR, Prediction, compare, predict, priced, violation
 
 COLUMNS = ("target", "latency", "nine in ten", "cost", "answered", "in flight", "score", "")
 
@@ -64,7 +64,7 @@ class Explanation:
 
 def explain(case: Case) -> Explanation:
     """What is thought of each of *case*."""
-    scores = case.compare()
+    scores = compare(case)
     best = min(scores)
     places = sorted(range(len(scores)), key=scores.__getitem__)
     rows = tuple(_row(case, place, scores[place] / best) for place in places)

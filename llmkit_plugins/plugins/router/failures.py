@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log
+
 _RARE = 0.0005
 _LARGEST_ODDS = 8.0
 _MOST = 0.8
@@ -20,12 +22,14 @@ class Failures:
     go elsewhere should. There is no lock: threads that tell at once may lose an outcome, never more.
     """
 
-    __slots__ = ("_at", "_attempts", "_odds", "_per_second", "rate", "success", "suspected", "usual_rate")
+    __slots__ = ("_at", "_attempts", "_odds", "_per_second", "rate", "success", "surprisal", "suspected", "usual_rate")
 
     def __init__(self, half_life: float, now: float) -> None:
         self.rate = self.usual_rate = _PRIOR_RATE
         """Of failures, expected of the next attempt, and in the long run."""
         self.success = 1.0 - self.rate
+        self.surprisal = -log(self.success)
+        """Of an answer: how much the chance of one matters in a product of powers."""
         self._odds, self._attempts, self.suspected = _RARE, _PRIOR_ATTEMPTS, False
         self._at, self._per_second = now, 1.0 / half_life
 
@@ -54,3 +58,4 @@ class Failures:
         self.usual_rate += counted * (failed - self.usual_rate) / self._attempts
         self.rate = brown_out * _IN_A_BROWN_OUT + (1.0 - brown_out) * self.usual_rate
         self.success = 1.0 - self.rate
+        self.surprisal = -log(self.success)

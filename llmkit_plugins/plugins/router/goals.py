@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from llmkit_plugins.call import Target
@@ -38,11 +38,12 @@ class Goals:
     """Names of the targets to be considered; None: all."""
     tags: frozenset[str] = frozenset()
     """What a target's ``metadata["tags"]`` must all have."""
+    limited: bool = field(init=False)
+    """Whether there are objectives."""
 
-    @property
-    def limited(self) -> bool:
-        """Whether there are objectives."""
-        return not (self.max_latency_seconds is None and self.max_cost_usd is None and self.min_success_rate is None)
+    def __post_init__(self) -> None:
+        limits = (self.max_latency_seconds, self.max_cost_usd, self.min_success_rate)
+        object.__setattr__(self, "limited", limits != (None, None, None))
 
     @property
     def selective(self) -> bool:

@@ -7,9 +7,11 @@ from threading import RLock
 
 from llmkit_plugins.call import Attempt, Call, Target, Usage
 from llmkit_plugins.clock import Clock
+from llmkit_plugins.errors import NoTarget
 from llmkit_plugins.plugins.router.affinity import Affinity
 from llmkit_plugins.plugins.router.config import RouterConfig
 from llmkit_plugins.plugins.router.habits import Habits
+from llmkit_plugins.plugins.router.lineup import Lineup
 from llmkit_plugins.plugins.router.track import FLOOD, TargetStats, Track
 
 FAILURES = frozenset({"overloaded", "timeout", "connection", "server", "auth"})
@@ -19,8 +21,8 @@ FORGOTTEN_SECONDS = 30.0
 """After so long without an attempt, what was last seen of a target need no longer be so."""
 
 _MOST_TARGETS = 10_000
+_MOST_LINEUPS = 1000
 _PROMPT_MATTERS = 0.1
-_PAIR = 2
 
 
 class Knowledge:
@@ -40,7 +42,8 @@ class Knowledge:
         self.forgotten = float("-inf")
         """What was not tried since then may be different now."""
         self._tracks: dict[str, Track] = {}
-        self._latest: tuple[Sequence[Target], list[Track], list[float] | None] = ((), [], None)
+        self._lineups: dict[tuple[Target, ...], Lineup] = {}
+        self._latest = Lineup((), ())
         self._lock = RLock()
 
     def begin(self, attempt: Attempt) -> None:
@@ -96,16 +99,16 @@ class Knowledge:
         now = self.clock()
         return {name: track.stats(now) for name, track in list(self._tracks.items())}
 
-    def _look_up(self, targets: Sequence[Target]) -> tuple[list[Track], list[float] | None]:
-        """What is known of each of *targets*, and their weights if they differ. (Remembered for the latest tuple.)"""
-        latest, tracks, weights = self._latest
-        if latest is not targets:
-            tracks = [self._tracks.get(target.name) or self._meet(target.name) for target in targets]
-            weights = [target.weight for target in targets]
-            weights = None if weights.count(weights[0]) == len(weights) else weights
-            if isinstance(targets, tuple) and len(targets) > _PAIR:
-                self._latest = (targets, tracks, weights)
-        return tracks, weights
+    def _line_up(self, targets: Sequence[Target]) -> Lineup:
+        """What is known of each of *targets*. Raises ``NoTarget`` where there are none.
+
+        (Remembered: a kit offers the same ones again and again.)
+        """
+        targets = tuple(targets)
+        return self._lineups.get(targets) or self._meet_all(targets)
+
+    def _track(self, target: Target) -> Track:
+        return self._tracks.get(target.name) or self._meet(target.name)
 
     def _answered(self, track: Track, attempt: Attempt, call: Call | None, crowd: int) -> None:
         habits, usage, prompt = self.habits, attempt.usage, 0.0
@@ -146,4 +149,16 @@ class Knowledge:
         with self._lock:
             while len(self._tracks) >= _MOST_TARGETS:
                 del self._tracks[next(iter(self._tracks))]
+                self._lineups.clear()
+                self._latest = Lineup((), ())
             return self._tracks.setdefault(name, track)
+
+    def _meet_all(self, targets: tuple[Target, ...]) -> Lineup:
+        if not targets:
+            raise NoTarget({})
+        with self._lock:
+            lineup = Lineup(targets, [self._track(target) for target in targets])
+            while len(self._lineups) >= _MOST_LINEUPS:
+                del self._lineups[next(iter(self._lineups))]
+            self._lineups[targets] = lineup
+            return lineup

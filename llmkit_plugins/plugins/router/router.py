@@ -18,7 +18,8 @@ from llmkit_plugins.plugins.router.explanation import Explanation, explain
 from llmkit_plugins.plugins.router.exploration import Candidate, Exploration
 from llmkit_plugins.plugins.router.goals import KEY, Aims, Goals
 from llmkit_plugins.plugins.router.knowledge import Knowledge
-from llmkit_plugins.plugins.router.scoring import AWAY, FAR, NEAR, VIOLATING, hope, score_for, with_limits
+from llmkit_plugins.plugins.router.lineup import Lineup
+from llmkit_plugins.plugins.router.scoring import AWAY, FAR, NEAR, VIOLATING, compare, hope
 
 _HALF = 0.5
 
@@ -54,7 +55,6 @@ class SmartRouter(Knowledge):
         self._most_ranked = self.config.power_of_two_above
         self._turn = self._winner = int(random() * len(self.targets))  # or processes begun together begin alike
         self._usual = usual = self._aims.usual
-        self._usual_score = score_for(usual)
         self._latency_alone = usual if usual.mode == "latency" and not usual.limited else None
 
     def route(self, call: Call, targets: Sequence[Target] | None = None) -> Decision:
@@ -71,18 +71,17 @@ class SmartRouter(Knowledge):
             goals, targets = self._wanted(call, targets)
             count = len(targets)
         if count <= self._most_ranked or (self.affinity is not None and self.affinity.prefix(call)):
-            return self._best(self._case(call, goals, targets))
+            return self._best(self._case(call, goals, self._line_up(targets)))
         one, other = self._turn + 1, self._winner
         self._turn = one = one if one < count else 0
         if other >= count:
             other = one
-        latest, tracks, _ = self._latest
-        if latest is targets:
-            track, rivals = tracks[one], tracks[other]
+        if self._latest.targets is targets:
+            track, rivals = self._latest.tracks[one], self._latest.tracks[other]
         else:
-            (track, rivals), _ = self._look_up((targets[one], targets[other]))
+            track, rivals = self._track(targets[one]), self._track(targets[other])
             if targets is self.targets:
-                self._look_up(targets)
+                self._latest = self._line_up(targets)
         latency, rivals_latency = track.latency, rivals.latency
         habit = self.habits.known.get((call.model, call.user)) or self.habits.of(call)
         tokens = expected_tokens(call, habit) if call.params else habit.output_tokens
@@ -91,9 +90,11 @@ class SmartRouter(Knowledge):
         if goals is self._latency_alone and not self.any_away:
             score, rivals_score = seconds / track.failures.success, rivals_seconds / rivals.failures.success
         else:
-            score, rivals_score = self._case(call, goals, (targets[one], targets[other])).compare()
+            pair = Lineup((targets[one], targets[other]), (track, rivals))
+            score, rivals_score = compare(self._case(call, goals, pair))
         if track.tried < self.forgotten and score < AWAY and self._share:
-            score = min(score, hope(self._case(call, goals, (targets[one], targets[other])), 0, 1))
+            pair = Lineup((targets[one], targets[other]), (track, rivals))
+            score = min(score, hope(self._case(call, goals, pair), 0, 1))
         ratio = rivals_score / score
         why: Why = "two_choices"
         if FAR < ratio < NEAR:
@@ -123,7 +124,8 @@ class SmartRouter(Knowledge):
 
     def case(self, call: Call, targets: Sequence[Target]) -> Case:
         """All there is to be known of *call*, if it can go to *targets*. Raises ``NoTarget`` where none will do."""
-        return self._case(call, *self._wanted(call, targets))
+        goals, targets = self._wanted(call, targets)
+        return self._case(call, goals, self._line_up(targets))
 
     def _wanted(self, call: Call, targets: Sequence[Target]) -> tuple[Goals, Sequence[Target]]:
         """What *call* strives for, and those of *targets* it accepts. Raises ``NoTarget``."""
@@ -135,21 +137,17 @@ class SmartRouter(Knowledge):
             raise NoTarget({target.name: "the call does not accept it" for target in targets})
         return goals, admitted
 
-    def _case(self, call: Call, goals: Goals, targets: Sequence[Target]) -> Case:
-        if not targets:
-            raise NoTarget({})
-        score, now = self._usual_score if goals is self._usual else score_for(goals), self.clock()
+    def _case(self, call: Call, goals: Goals, lineup: Lineup) -> Case:
+        now, any_last = self.clock(), goals.limited
         if self.any_away:
             self.any_away = now < self.away_until
-        if goals.limited or self.any_away:
-            score = with_limits(score)
-        tracks, weights = self._look_up(targets)
+            any_last = any_last or self.any_away
         habit = self.habits.known.get((call.model, call.user)) or self.habits.of(call)
-        return Case(call, goals, score, targets, tracks, weights, habit, now)
+        return Case(call, goals, lineup, habit, now, any_last=any_last)
 
     def _best(self, case: Case) -> Decision:
         prefix = self._look_at_prompt(case) if self.prompts_matter or self.affinity is not None else 0
-        case.scores = scores = case.score(case)
+        scores = compare(case)
         best = min(scores)
         place = scores.index(best)
         if self._exploration.due(case.now) and best < AWAY and not case.call.attempts:
@@ -192,10 +190,10 @@ class SmartRouter(Knowledge):
         if len(equals) == 1:
             return decide(case, best, "best")
         random, count = self._random, len(equals)
-        if case.weights is None:
+        if case.lineup.weights is None:
             one, other = equals[int(random() * count)], equals[int(random() * count)]
         else:
-            sums = list(accumulate([case.weights[place] for place in equals]))
+            sums = list(accumulate([case.lineup.weights[place] for place in equals]))
             one, other = (equals[min(bisect(sums, random() * sums[-1]), count - 1)] for _ in range(2))
         ones = case.tracks[one].in_flight * case.targets[other].weight
         busier = ones > case.tracks[other].in_flight * case.targets[one].weight

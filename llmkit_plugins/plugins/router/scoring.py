@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import copysign, exp, log, sqrt
 
 from llmkit_plugins.call import Target
-from llmkit_plugins.plugins.router.case import Case, Score
+from llmkit_plugins.plugins.router.case import Case
 from llmkit_plugins.plugins.router.goals import Goals
 from llmkit_plugins.plugins.router.track import Track
 
@@ -72,18 +72,12 @@ def priced(target: Target) -> bool:
     return target.input_price is not None and target.output_price is not None
 
 
-def score_for(goals: Goals) -> Score:
-    """The scores of a case with these *goals*, objectives aside."""
-    return _by_latency if goals.mode == "latency" else _weighed
-
-
-def with_limits(score: Score) -> Score:
-    """*score*, but objectives come first, and who asked to be left alone for now comes last."""
-
-    def limited(case: Case) -> list[float]:
-        return [_limited(case, place, each) for place, each in enumerate(score(case))]
-
-    return limited
+def compare(case: Case) -> list[float]:
+    """How good each of the targets is, in their order, with objectives before all else, and last who is away."""
+    case.scores = scores = _by_latency(case) if case.goals.mode == "latency" else _weighed(case)
+    if case.any_last:
+        case.scores = scores = [_limited(case, place, score) for place, score in enumerate(scores)]
+    return scores
 
 
 def hope(case: Case, place: int, best: int) -> float:
@@ -94,8 +88,8 @@ def hope(case: Case, place: int, best: int) -> float:
         seconds = min(seconds, case.seconds(best))
     if case.goals.limited and (missed := _missed(case, place, seconds, success)):
         return VIOLATING * (1.0 + missed)
-    usd = cost(case, place) if case.goals.cost else None
-    return _weigh(case.goals, seconds, seconds, success, usd)
+    money = case.money
+    return _weigh(case.goals, seconds, seconds, -log(success), money, cost(case, place) if money else None)
 
 
 def _by_latency(case: Case) -> list[float]:
@@ -109,22 +103,22 @@ def _by_latency(case: Case) -> list[float]:
 
 
 def _weighed(case: Case) -> list[float]:
-    goals, tokens, scores = case.goals, case.output_tokens, []
-    input_tokens = case.input_tokens if goals.cost else 0.0
+    goals, tokens, money, scores = case.goals, case.output_tokens, case.money, []
+    input_tokens = case.input_tokens if money else 0.0
     for place, track in enumerate(case.tracks):
         usual = seconds = case.seconds(place)
         if goals.latency < 1.0:
             usual = _TOLERATED * track.latency.hoped_for(tokens)
-        usd = _usd(case, case.targets[place], track, input_tokens) if goals.cost else None
-        scores.append(_weigh(goals, seconds, usual, track.failures.success, usd))
+        usd = _usd(case, case.targets[place], track, input_tokens) if money else None
+        scores.append(_weigh(goals, seconds, usual, track.failures.surprisal, money, usd))
     return scores
 
 
-def _weigh(goals: Goals, seconds: float, usual: float, success: float, usd: float | None) -> float:
+def _weigh(goals: Goals, seconds: float, usual: float, surprisal: float, money: float, usd: float | None) -> float:
     """A product of powers. Where seconds count little, being slower than *usual* does: a jam is good for nothing."""
-    total = goals.latency * log(seconds) - goals.reliability * log(success)
-    if goals.cost:
-        total += goals.cost * log((UNKNOWN_USD if usd is None else usd) + _NO_COST)
+    total = goals.latency * log(seconds) + goals.reliability * surprisal
+    if money:
+        total += money * log((UNKNOWN_USD if usd is None else usd) + _NO_COST)
     if seconds > usual:
         total += _JAM * log(seconds / usual)
     return exp(total if -_LARGEST_LOG < total < _LARGEST_LOG else copysign(_LARGEST_LOG, total))
