@@ -26,7 +26,7 @@ class Habit:
     There is no lock: threads that learn at once may lose an answer, never more.
     """
 
-    __slots__ = ("_answers", "_chars", "_tokens", "gain", "output_tokens", "output_variance", "wider")
+    __slots__ = ("_answers", "_chars", "_tokens", "output_tokens", "output_variance", "wider")
 
     def __init__(self, output_tokens: float, wider: Habit | None = None) -> None:
         self.output_tokens = output_tokens
@@ -34,8 +34,6 @@ class Habit:
         """Of the logarithm of the output tokens."""
         self.wider = wider
         """That of calls of a wider kind, which learns from the first answers to these, and from every eighth."""
-        self.gain = 0.5
-        """How much an answer counts."""
         self._answers = 0
         self._chars = _PRIOR_CHARS
         self._tokens = _PRIOR_CHARS * (_TOKENS_PER_CHAR if wider is None else wider.tokens_per_char)
@@ -51,7 +49,6 @@ class Habit:
         gain = 1.0 / (answers + 1)
         if gain < _LEAST_GAIN:
             gain = _LEAST_GAIN
-        self.gain = gain
         mean = self.output_tokens
         ratio = usage.output_tokens / mean
         if ratio > _OUTLIER:

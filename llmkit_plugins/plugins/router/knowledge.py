@@ -71,28 +71,28 @@ class Knowledge:
         latency, under_way = track.latency, track.under_way
         crowd = under_way.pop(attempt, 0)
         track.in_flight = count = len(under_way)
-        if not count & (count + 1) or latency.venturing:
-            latency.beside(count)
-        if attempt.outcome != "ok":
-            if attempt.outcome == "error":
-                self._failed(track, attempt, crowd)
-            return
-        started, chunk = attempt.started, attempt.first_chunk
-        if ended and ended < track.flood_until and chunk and started and usage:
-            seconds = ended - started - attempt.paused_seconds
-            if seconds < track.longest and crowd <= latency.densest:
-                first = chunk - started
-                track.added = added = track.added + 1
-                track.rests += seconds - first
-                track.firsts += first / latency.factors[crowd]
-                track.tokens += usage.output_tokens
-                if not added & 15:
-                    if call is not None:
-                        self.habits.of(call).learn(call, usage)
-                    if added > FLOOD:
-                        track.flood_until = 0.0
-                return
-        self._answered(track, attempt, call, crowd)
+        if attempt.outcome == "ok":
+            started, chunk = attempt.started, attempt.first_chunk
+            if ended and ended < track.flood_until and chunk and started and usage:
+                seconds = ended - started - attempt.paused_seconds
+                if seconds < track.longest and crowd <= latency.densest:
+                    first = chunk - started
+                    track.added = added = track.added + 1
+                    track.rests += seconds - first
+                    track.firsts += first / latency.factors[crowd]
+                    track.tokens += usage.output_tokens
+                    if not count & (count + 1) or latency.venturing:
+                        latency.beside(count)
+                    if not added & 15:
+                        if call is not None:
+                            self.habits.of(call).learn(call, usage)
+                        if added > FLOOD:
+                            track.longest = 0.0
+                    return
+            self._answered(track, attempt, call, crowd)
+        elif attempt.outcome == "error":
+            self._failed(track, attempt, crowd)
+        latency.beside(count)
 
     def stats(self) -> Mapping[str, TargetStats]:
         """What is known of each target, by name."""
@@ -125,7 +125,7 @@ class Knowledge:
                     self._cached(self.affinity, track, attempt, call, usage)
         track.answered(attempt, crowd, tokens, usual, prompt, self.clock())
         if self.affinity is not None:
-            track.flood_until = 0.0  # which prompts are cached is to be learned from each
+            track.longest = 0.0  # which prompts are cached is to be learned from each
 
     def _failed(self, track: Track, attempt: Attempt, crowd: int) -> None:
         now = self.clock()

@@ -14,6 +14,7 @@ LONGEST_SECONDS = 1e5
 """What is longer counts as that."""
 
 _INSTANT = 1e-9
+_LEAST_OF_IT = 0.1
 _UNKNOWN = 1e6
 _TELLING = 3
 _SETTLING = 64
@@ -38,7 +39,7 @@ class Latency:
     There is no lock: threads that learn at once may lose a reading, never more.
     """
 
-    __slots__ = ("_factor", "_in_flight", "_learned", "_per_second", "_readings", "_settled", "_slower",
+    __slots__ = ("_learned", "_per_second", "_readings", "_settled",
                  "_usual_first", "_usual_token", "crowd", "curious", "densest", "factors", "first", "first_now",
                  "gain", "prompt_share", "token", "token_now", "variance", "venturing")  # fmt: skip
 
@@ -60,15 +61,10 @@ class Latency:
         """Whether the next answer will be looked at more closely: the first ones, then every eighth."""
         self.venturing = False
         """Whether there are more calls in flight than there ever were while an answer was awaited."""
-        self._in_flight, self._factor, self._slower = 0, 1.0, 1.0
         self.gain, self._readings = _UNKNOWN, 0
         """How much the last answer counted."""
         self._per_second = 1.0 / half_life
         self._learned = self._settled = now
-
-    def first_chunk(self, crowd: int, prompt: float) -> float:
-        """Predicted seconds to the first chunk beside a number of calls of the bit length *crowd*."""
-        return self.first * self.factors[min(crowd, self.densest)] * (1.0 + self.prompt_share * prompt)
 
     @property
     def known(self) -> bool:
@@ -85,13 +81,30 @@ class Latency:
         return self._usual_first + tokens * self._usual_token
 
     def beside(self, in_flight: int) -> None:
-        """From now on there are so many calls in flight. While ``venturing`` is true, each change is to be told, else
-        those of the bit length."""
+        """From now on there are so many calls in flight. To be told when something was learned, and when the bit length
+        changes; while ``venturing``, at each change."""
         self.crowd = crowd = in_flight.bit_length()
-        self.venturing = crowd > self.densest
-        self._slower = (in_flight + 1) / (1 << self.densest) if self.venturing else 1.0
-        self._in_flight, self._factor = in_flight, self.factors[-1 if self.venturing else crowd] * self._slower
-        self.first_now, self.token_now = self.first * self._factor, self.token * self._slower
+        if crowd > self.densest:
+            self._venture(in_flight)
+        else:
+            self.venturing = False
+            self.first_now, self.token_now = self.first * self.factors[crowd], self.token
+
+    def first_chunk(self, crowd: int) -> float:
+        """Predicted seconds to the first chunk beside a number of calls of the bit length *crowd*."""
+        return self.first * self.factors[crowd if crowd < self.densest else -1]
+
+    def first_part(self, seconds: float, tokens: float, usual_tokens: float, crowd: int, prompt: float) -> float:
+        """The part of a whole answer's *seconds* until its first token.
+
+        What was not predicted goes to the tokens the more there are (normalised least mean squares, Nagumo and Noda
+        1967).
+        """
+        expected = self.first_chunk(crowd) * (1.0 + self.prompt_share * prompt)
+        many = tokens / usual_tokens
+        first = expected + (seconds - expected - tokens * self.token) / (1.0 + many * many)
+        least = _LEAST_OF_IT * expected
+        return first if first > least else least
 
     def learn(self, first: float, rest: float, tokens: float, crowd: int, now: float, prompt: float = 0.0) -> None:
         """An answer to what was sent beside a number of calls of the bit length *crowd* began after *first* seconds,
@@ -124,7 +137,6 @@ class Latency:
             self.token = token + gain * (reading - token) + _INSTANT
         self._readings = readings = self._readings + 1
         if not self.curious:
-            self.first_now, self.token_now = self.first * self._factor, self.token * self._slower
             self.curious = readings & 7 == 7
         else:
             self.curious = readings < _SETTLING
@@ -146,7 +158,11 @@ class Latency:
             self._stretch(min(ratio - 1.0, 1.0), prompt)
         if self._readings <= _SETTLING or not self._readings % _SETTLED_EVERY:
             self._settle(now)
-        self.beside(self._in_flight)
+
+    def _venture(self, in_flight: int) -> None:
+        """There are more calls in flight than there ever were while an answer was awaited."""
+        self.venturing, slower = True, (in_flight + 1) / (1 << self.densest)
+        self.first_now, self.token_now = self.first * self.factors[-1] * slower, self.token * slower
 
     def _meet(self, crowd: int) -> float:
         """The seconds to the first chunk beside more calls than there ever were."""

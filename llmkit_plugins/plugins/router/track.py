@@ -16,7 +16,6 @@ _FIRST_AWAY_SECONDS = 1.0
 _MOST_DOUBLINGS = 6
 _LONGEST_AWAY_SECONDS = 3600.0
 _CACHE_GAIN = 0.1
-_LEAST_OF_IT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class Track:
         """When to look for attempts that were in flight for so long that they will never end."""
         self._old: list[Attempt] = []
         self.flood_until, self.longest = 0.0, 0.0
-        """Until when answers may only be added up, if they took no longer than that."""
+        """Until when answers are a flood, in which those may only be added up that took no longer than that."""
         self.added, self.tokens = 0, 0
         self.firsts = self.rests = 0.0
         """What was added up: answers, their tokens, seconds to their first chunks (as if alone), and from there on."""
@@ -86,23 +85,24 @@ class Track:
         its prompt was longer by *prompt* times the usual."""
         if self.added:
             self._catch_up()
+        latency, failures = self.latency, self.failures
         self._answers = answers = self._answers + 1
         self._refusals = 0
         self.failing = False
-        if self.failures.suspected or not answers & 15:
-            self.failures.answered(answers - self._told, now)
+        if failures.suspected or not answers & 15:
+            failures.answered(answers - self._told, now)
             self._told = answers
         started, ended, chunk = attempt.started, attempt.finished, attempt.first_chunk
         if started is None or ended is None:
             return
         seconds = ended - started - attempt.paused_seconds
         seconds = 0.0 if seconds < 0.0 else seconds if seconds < LONGEST_SECONDS else LONGEST_SECONDS
-        first = self._first_part(seconds, crowd, tokens, usual_tokens, prompt) if chunk is None else chunk - started
+        first = latency.first_part(seconds, tokens, usual_tokens, crowd, prompt) if chunk is None else chunk - started
         first = 0.0 if first < 0.0 else first if first < seconds else seconds
-        self.latency.learn(first, seconds - first, tokens, crowd, now, prompt)
-        if self.latency.gain <= LEAST_GAIN and not self.failures.suspected:
-            self.flood_until = ended + FLOOD_SECONDS
-            self.longest = OUTLIER * (self.latency.first_now + usual_tokens * self.latency.token_now)
+        latency.learn(first, seconds - first, tokens, crowd, now, prompt)
+        floods = ended < self.flood_until and latency.gain <= LEAST_GAIN and not failures.suspected
+        self.longest = OUTLIER * (latency.first_now + usual_tokens * latency.token_now) if floods else 0.0
+        self.flood_until = ended + FLOOD_SECONDS
 
     def failed(self, attempt: Attempt, crowd: int, now: float) -> None:
         """*attempt* failed. A timeout also says how long answers take at least; a fast failure says nothing of that."""
@@ -113,7 +113,7 @@ class Track:
         started, seconds = attempt.started, attempt.duration
         if attempt.kind != "timeout" or started is None or seconds is None or attempt.first_chunk is not None:
             return
-        if seconds > self.latency.first_chunk(crowd, 0.0):
+        if seconds > self.latency.first_chunk(crowd):
             self.latency.learn(min(seconds, LONGEST_SECONDS), 0.0, 0.0, crowd, now)
 
     def stay_away(self, seconds: float | None, now: float) -> None:
@@ -145,19 +145,8 @@ class Track:
 
     def _catch_up(self) -> None:
         """Learn from what was added up; the next answer is learned from in full."""
-        self.flood_until = 0.0
+        self.longest = 0.0
         if added := self.added:
             self.latency.blend(added, self.firsts / added, self.rests / max(self.tokens - added, 1))
             self._answers += added
             self.added, self.tokens, self.firsts, self.rests = 0, 0, 0.0, 0.0
-
-    def _first_part(self, seconds: float, crowd: int, tokens: float, usual_tokens: float, prompt: float) -> float:
-        """The part of a whole answer's *seconds* until its first token.
-
-        What was not predicted goes to the tokens the more there are (normalised least mean squares, Nagumo and Noda
-        1967).
-        """
-        first = self.latency.first_chunk(crowd, prompt)
-        wrong = seconds - first - tokens * self.latency.token
-        many = tokens / usual_tokens
-        return max(first + wrong / (1.0 + many * many), _LEAST_OF_IT * first)
