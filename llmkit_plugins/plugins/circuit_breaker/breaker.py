@@ -15,7 +15,6 @@ from llmkit_plugins.plugins.circuit_breaker.config import CircuitBreakerConfig
 from llmkit_plugins.plugins.circuit_breaker.failures import IsFailure, is_failure, kind_that_counts, retry_after_of
 from llmkit_plugins.plugins.circuit_breaker.guard import Guard
 from llmkit_plugins.plugins.circuit_breaker.health import Health, health_of
-from llmkit_plugins.plugins.circuit_breaker.latencies import Parts
 from llmkit_plugins.plugins.circuit_breaker.machine import Permit
 from llmkit_plugins.plugins.circuit_breaker.states import Listener, State
 
@@ -84,12 +83,12 @@ class CircuitBreaker(Guard):
     @property
     def state(self) -> State:
         """Where the circuit stands. One whose open time is over is half-open, whether or not anybody has called."""
-        return self._circuit.state_at(self._clock())
+        return self.circuit.state_at(self._clock())
 
     @property
     def listeners(self) -> list[Listener]:
         """Who is told of each ``Transition``, in order and under no lock. What they raise is logged, no more."""
-        return self._circuit.listeners
+        return self.circuit.listeners
 
     @property
     def available(self) -> bool:
@@ -98,24 +97,24 @@ class CircuitBreaker(Guard):
 
     def retry_after(self) -> float | None:
         """Seconds until a call may pass, at most: 0 where one may now, None where the circuit was opened by hand."""
-        circuit = self._circuit
+        circuit = self.circuit
         return 0.0 if circuit.free is not None else circuit.wait(self._clock())
 
     def health(self) -> Health:
         """What was seen in the last ``window_seconds``; the counts begin anew when the circuit closes."""
-        return health_of(self._circuit.detector, self._clock())
+        return health_of(self.circuit.detector, self._clock())
 
     def acquire(self) -> Permit | None:
         """Leave to make one call, or None: not now. Never raises, never waits.
 
         What comes of the call is recorded with the permit, or the permit is released.
         """
-        circuit = self._circuit
+        circuit = self.circuit
         return circuit.free or circuit.admit(self._clock())
 
     def release(self, permit: Permit | None = None) -> None:
         """The call says nothing about the target: it was cancelled, or never sent."""
-        self._circuit.release(permit)
+        self.circuit.release(permit)
 
     def record_success(
         self,
@@ -131,18 +130,17 @@ class CircuitBreaker(Guard):
         """
         _check("seconds", seconds)
         if time_to_first_chunk is None and seconds_per_output_token is None:
-            self._circuit.answered(self._clock(), permit, seconds)
+            self.circuit.answered(self._clock(), permit, seconds)
             return
         _check("time_to_first_chunk", time_to_first_chunk)
         _check("seconds_per_output_token", seconds_per_output_token)
-        parts = Parts(None, time_to_first_chunk, seconds_per_output_token)
-        self._circuit.heard(self._clock(), permit, seconds, parts)
+        self.circuit.heard(self._clock(), permit, seconds, (None, time_to_first_chunk, seconds_per_output_token))
 
     def record_first_chunk(self, seconds: float, *, permit: Permit | None = None) -> None:
         """A stream began *seconds* after it was asked for, and a probe is good with that. ``record_stream_end`` or
         ``record_failure`` must follow: they count the call."""
         _check("seconds", seconds)
-        self._circuit.heard(self._clock(), permit, None, Parts(None, seconds))
+        self.circuit.heard(self._clock(), permit, None, (None, seconds, None))
 
     def record_stream_end(
         self, seconds: float, *, seconds_per_output_token: float | None = None, permit: Permit | None = None
@@ -150,7 +148,7 @@ class CircuitBreaker(Guard):
         """A stream whose first chunk was recorded ended well, *seconds* after it was asked for."""
         _check("seconds", seconds)
         _check("seconds_per_output_token", seconds_per_output_token)
-        self._circuit.heard(self._clock(), permit, seconds, Parts(None, None, seconds_per_output_token))
+        self.circuit.heard(self._clock(), permit, seconds, (None, None, seconds_per_output_token))
 
     def record_failure(
         self,
@@ -169,7 +167,7 @@ class CircuitBreaker(Guard):
         _check("retry_after", retry_after)
         if kind := kind_that_counts(error, self._is_failure):
             asked = retry_after_of(error) if retry_after is None else retry_after
-            self._circuit.failed(self._clock(), permit, kind, seconds, asked)
+            self.circuit.failed(self._clock(), permit, kind, seconds, asked)
         else:
             self.release(permit)
 
@@ -177,12 +175,12 @@ class CircuitBreaker(Guard):
         """Open now, for *seconds* or until ``force_closed`` or ``reset``."""
         _check("seconds", seconds)
         now = self._clock()
-        self._circuit.force("forced_open", now, inf if seconds is None else now + seconds)
+        self.circuit.force("forced_open", now, inf if seconds is None else now + seconds)
 
     def force_closed(self) -> None:
         """Close now, all at once. What is usual and how long it was open count on; it opens again when it must."""
-        self._circuit.force("forced_closed", self._clock())
+        self.circuit.force("forced_closed", self._clock())
 
     def reset(self) -> None:
         """Close, and forget everything. Calls under way count no more."""
-        self._circuit.reset(self._clock())
+        self.circuit.reset(self._clock())

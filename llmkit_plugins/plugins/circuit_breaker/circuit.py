@@ -35,12 +35,20 @@ class Circuit(Machine):
         """A call was answered, and its whole latency is all that is known."""
         free = self.free
         if free is None or (permit is not free and permit is not None):
-            self.heard(now, permit, seconds, Parts(seconds))
+            self._heard_otherwise(now, permit, seconds, (seconds, None, None))
         elif reason := self.detector.answered(now, seconds):
             self.open_for(reason, now, free.epoch)
 
     def heard(self, now: float, permit: Permit | None, seconds: float | None, parts: Parts) -> None:
         """A call was answered, or (*seconds* is None) an answer has begun."""
+        free = self.free
+        if free is None or (permit is not free and permit is not None):
+            self._heard_otherwise(now, permit, seconds, parts)
+        elif reason := self.detector.heard(now, seconds, parts):
+            self.open_for(reason, now, free.epoch)
+
+    def _heard_otherwise(self, now: float, permit: Permit | None, seconds: float | None, parts: Parts) -> None:
+        """The same while the circuit is not simply closed, or with a permit from before."""
         state, epoch = self.state_at(now), self.epoch
         if permit is not None and permit.epoch != epoch:
             return

@@ -66,18 +66,30 @@ class HealthDetector:
 
     def heard(self, now: float, seconds: float | None, parts: Parts) -> Reason | None:
         """Learn from any answer; the reason is one to open."""
-        if parts.whole is not None:
-            return self.answered(now, parts.whole)
+        whole, first_chunk, per_token = parts
+        if whole is not None:
+            return self.answered(now, whole)
         if seconds is not None:
             self.count(now, seconds)
-            self._end_run()
-        return self.latencies.risen_in(now, parts) or self._slow(now, parts.first_chunk)
+            if self._failures or self._limits:
+                self._end_run()
+        latencies = self.latencies
+        if first_chunk is not None:
+            watched = latencies.first_chunk or latencies.watch_first_chunk()
+            if watched.exceeded(log(clamped(first_chunk))):
+                return latencies.risen(now, "time_to_first_chunk", watched)
+        if per_token is not None:
+            watched = latencies.per_token or latencies.watch_per_token()
+            if watched.exceeded(log(clamped(per_token))):
+                return latencies.risen(now, "seconds_per_output_token", watched)
+        return None if self._slow_seconds is None else self._slow(now, first_chunk)
 
     def probed(self, now: float, seconds: float | None, parts: Parts) -> Reason | None:
         """Judge a probe's answer and learn nothing from it; the reason is one to open again."""
         if seconds is not None:
             self.count(now, seconds)
-        time, limit = parts.whole or parts.first_chunk, self._slow_seconds
+        whole, first_chunk, _ = parts
+        time, limit = whole or first_chunk, self._slow_seconds
         if time is not None and limit is not None and time > limit:
             return Reason("slow_call_seconds", time, limit)
         return self.latencies.unusual(now, parts)
@@ -107,7 +119,7 @@ class HealthDetector:
         if now >= self.window.ends:
             self._turn(now)
         self.window.calls += 1
-        self.histogram.add(now, clamped(seconds))
+        self.histogram.add(now, seconds)
 
     def _turn(self, now: float) -> None:
         self.window.turn(now)

@@ -25,14 +25,14 @@ _entered: ContextVar[tuple[tuple[Guard, Permit, float], ...]] = ContextVar("llmk
 class Guard:
     """Times calls and tells a circuit what came of them."""
 
-    __slots__ = ("__weakref__", "_circuit", "_clock", "_is_failure", "name")
+    __slots__ = ("__weakref__", "_clock", "_is_failure", "circuit", "name")
 
     def __init__(self, name: str, circuit: Circuit, clock: Clock, is_failure: IsFailure) -> None:
-        self.name, self._circuit, self._clock, self._is_failure = name, circuit, clock, is_failure
+        self.name, self.circuit, self._clock, self._is_failure = name, circuit, clock, is_failure
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call *function* guarded. Raises what it raises, or ``CircuitOpen`` without calling it."""
-        circuit, clock = self._circuit, self._clock
+        circuit, clock = self.circuit, self._clock
         permit = circuit.free or self._admitted()
         started = clock()
         try:
@@ -50,14 +50,14 @@ class Guard:
 
     async def acall(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Await *function* guarded, as ``call`` calls it."""
-        permit, started = self._circuit.free or self._admitted(), self._clock()
+        permit, started = self.circuit.free or self._admitted(), self._clock()
         try:
             answer = await function(*args, **kwargs)
         except BaseException as error:
             self._ended(permit, started, error)
             raise
         now = self._clock()
-        self._circuit.answered(now, permit, now - started)
+        self.circuit.answered(now, permit, now - started)
         return answer
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -77,7 +77,7 @@ class Guard:
         return cast("Callable[P, R]", aguarded) if inspect.iscoroutinefunction(function) else guarded
 
     def __enter__(self) -> Permit:
-        permit = self._circuit.free or self._admitted()
+        permit = self.circuit.free or self._admitted()
         _entered.set((*_entered.get(), (self, permit, self._clock())))
         return permit
 
@@ -104,7 +104,7 @@ class Guard:
         self.__exit__(kind, error, trace)
 
     def _admitted(self) -> Permit:
-        now, circuit = self._clock(), self._circuit
+        now, circuit = self._clock(), self.circuit
         if permit := circuit.admit(now):
             return permit
         raise CircuitOpen(self.name, circuit.wait(now))
@@ -112,8 +112,8 @@ class Guard:
     def _ended(self, permit: Permit, started: float, error: BaseException | None = None) -> None:
         now = self._clock()
         if error is None:
-            self._circuit.answered(now, permit, now - started)
+            self.circuit.answered(now, permit, now - started)
         elif kind := kind_that_counts(error, self._is_failure):
-            self._circuit.failed(now, permit, kind, now - started, retry_after_of(error))
+            self.circuit.failed(now, permit, kind, now - started, retry_after_of(error))
         else:
-            self._circuit.release(permit)
+            self.circuit.release(permit)

@@ -36,7 +36,9 @@ class Histogram:
         self._forget_old()
 
     def add(self, now: float, seconds: float) -> None:
-        """Count a latency between ``SMALLEST`` and ``LARGEST``. (Who is in a hurry does this in place.)"""
+        """Count a latency. (Who is in a hurry does this in place.)"""
+        if not SMALLEST < seconds < LARGEST:
+            seconds = SMALLEST if seconds <= SMALLEST else LARGEST
         self.seconds += seconds
         try:
             self.counts[int(log(seconds) * SCALE + FIRST)] += 1
@@ -98,4 +100,4 @@ class Histogram:
 
 def clamped(seconds: float) -> float:
     """*seconds*, moved into the range that is told apart."""
-    return min(max(seconds, SMALLEST), LARGEST)
+    return SMALLEST if seconds < SMALLEST else LARGEST if seconds > LARGEST else seconds

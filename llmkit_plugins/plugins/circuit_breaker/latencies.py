@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import log
-from typing import NamedTuple
 
 from llmkit_plugins.plugins.circuit_breaker.config import CircuitBreakerConfig
 from llmkit_plugins.plugins.circuit_breaker.histogram import clamped
@@ -15,13 +14,9 @@ TOKEN_FLOOR = 0.1
 """The part of ``latency_floor_seconds`` below which the time per output token is all the same."""
 
 
-class Parts(NamedTuple):
-    """The latencies of an answer that can be compared with earlier ones, in seconds."""
-
-    whole: float | None = None
-    """None where it depends on how much was asked, and another says more."""
-    first_chunk: float | None = None
-    per_token: float | None = None
+Parts = tuple[float | None, float | None, float | None]
+"""The latencies of an answer that can be compared with earlier ones, in seconds: the whole one (None where it depends
+on how much was asked, and another says more), to the first chunk, and per output token."""
 
 
 class Latencies:
@@ -31,8 +26,10 @@ class Latencies:
     """When the circuit closed last; None since latency has opened it."""
     _slow_since: float | None
     """When the present anomaly began, with what was no health in between."""
+    first_chunk: LatencyDetector | None
+    per_token: LatencyDetector | None
 
-    __slots__ = ("_calm_since", "_config", "_first_chunk", "_per_token", "_slow_since", "whole")
+    __slots__ = ("_calm_since", "_config", "_slow_since", "first_chunk", "per_token", "whole")
 
     def __init__(self, config: CircuitBreakerConfig, now: float) -> None:
         self._config = config
@@ -55,16 +52,19 @@ class Latencies:
         """The latest z-score; where several latencies are watched, the worst."""
         return max(detector.z_score for detector in self._known())
 
-    def risen_in(self, now: float, parts: Parts) -> Reason | None:
-        """Learn from *parts*; the reason is that one of them has risen."""
-        for statistic, seconds, detector in self._watched(parts):
-            if detector.exceeded(log(clamped(seconds))):
-                return self.risen(now, statistic, detector)
-        return None
+    def watch_first_chunk(self) -> LatencyDetector:
+        """Begin to watch the time to the first chunk."""
+        watched = self.first_chunk = self._detector()
+        return watched
+
+    def watch_per_token(self) -> LatencyDetector:
+        """Begin to watch the time per output token."""
+        watched = self.per_token = self._detector(TOKEN_FLOOR)
+        return watched
 
     def timed_out(self, now: float, seconds: float) -> Reason | None:
         """Learn from an answer that did not even begin within *seconds*."""
-        detector = self._first_chunk or self.whole
+        detector = self.first_chunk or self.whole
         if not detector.exceeded(log(clamped(seconds))):
             return None
         return self.risen(now, "latency" if detector is self.whole else "time_to_first_chunk", detector)
@@ -96,23 +96,19 @@ class Latencies:
 
     def _forget(self) -> None:
         self.whole = self._detector()
-        self._first_chunk: LatencyDetector | None = None
-        self._per_token: LatencyDetector | None = None
-        self._slow_since = None
+        self.first_chunk = self.per_token = self._slow_since = None
 
     def _watched(self, parts: Parts) -> Iterator[tuple[str, float, LatencyDetector]]:
         whole, first_chunk, per_token = parts
         if whole is not None:
             yield "latency", whole, self.whole
         if first_chunk is not None:
-            self._first_chunk = self._first_chunk or self._detector()
-            yield "time_to_first_chunk", first_chunk, self._first_chunk
+            yield "time_to_first_chunk", first_chunk, self.first_chunk or self.watch_first_chunk()
         if per_token is not None:
-            self._per_token = self._per_token or self._detector(TOKEN_FLOOR)
-            yield "seconds_per_output_token", per_token, self._per_token
+            yield "seconds_per_output_token", per_token, self.per_token or self.watch_per_token()
 
     def _known(self) -> Iterator[LatencyDetector]:
-        return (detector for detector in (self.whole, self._first_chunk, self._per_token) if detector)
+        return (detector for detector in (self.whole, self.first_chunk, self.per_token) if detector)
 
     def _detector(self, floor: float = 1.0) -> LatencyDetector:
         config = self._config

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PROMPT_TOKENS = 16
 """What the prompt of a whole answer counts for in its time per token: else a short answer would look slow."""
 
-Held = list[tuple[CircuitBreaker, Permit | None]]
+Held = Sequence[tuple[CircuitBreaker, Permit | None]]
 
 
 class CircuitBreakerPlugin:
@@ -42,13 +42,20 @@ class CircuitBreakerPlugin:
         self.config = CircuitBreakerPluginConfig(**settings)
         shared = {name: getattr(self.config, name) for name in CircuitBreakerConfig.model_fields}
         self._circuit_config = CircuitBreakerConfig(**shared)
+        self._per_provider = self.config.per_provider
         self._breakers: dict[str, CircuitBreaker] = {}
+        self._restricted: set[str] = set()
+        """The circuits that not every call may pass, and some that have just recovered: all that a route looks at while
+        there are none, however many targets there are."""
         self._clock = SYSTEM_CLOCK
         self._events: Events | None = None
 
     def attach(self, kit: LLMKit) -> None:
         """Tell time by the clock of *kit*, and tell its listeners what changes."""
         self._clock, self._events = kit.clock, kit.events
+
+    def _now(self) -> float:
+        return self._clock()
 
     @property
     def breakers(self) -> Mapping[str, CircuitBreaker]:
@@ -61,12 +68,15 @@ class CircuitBreakerPlugin:
         if breaker is None:
             if len(self._breakers) >= self.config.max_circuits:
                 self._forget_one()
-            made = CircuitBreaker(name, self._circuit_config, clock=self._clock, listeners=[self._changed])
+            made = CircuitBreaker(name, self._circuit_config, clock=self._now, listeners=[self._changed])
             breaker = self._breakers.setdefault(name, made)
         return breaker
 
     @hookimpl
     def llmkit_route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target]:
+        if not self._restricted:
+            return targets
+        self._look_for_recovered()
         waits = [self._wait(target) for target in targets]
         if not any(waits):
             return targets
@@ -80,7 +90,7 @@ class CircuitBreakerPlugin:
 
     @hookimpl
     def llmkit_pre_attempt(self, call: Call, attempt: Attempt) -> None:
-        held: Held = []
+        held: list[tuple[CircuitBreaker, Permit | None]] = []
         attempt.state[self] = held
         for breaker in self._guards(attempt.target):
             permit = breaker.acquire()
@@ -92,25 +102,38 @@ class CircuitBreakerPlugin:
 
     @hookimpl
     def llmkit_post_attempt(self, call: Call, attempt: Attempt) -> None:
-        for breaker, permit in attempt.state.pop(self, ()):
-            _record(breaker, permit, call, attempt)
+        held: Held = attempt.state.pop(self, ())
+        attempt.on_first_chunk = None  # it holds the attempt: a cycle of garbage per stream
+        started, now = attempt.started, attempt.finished
+        if attempt.outcome == "ok" and started is not None and now is not None:
+            seconds = now - started - attempt.paused_seconds
+            per_token = _per_token(attempt, started, seconds)
+            parts = (seconds if per_token is None and not call.stream else None, None, per_token)
+            for breaker, permit in held:
+                breaker.circuit.heard(now, permit, seconds, parts)
+        elif attempt.outcome == "error" and attempt.kind is not None:
+            for breaker, permit in held:
+                breaker.record_failure(attempt.kind, attempt.duration, retry_after=attempt.retry_after, permit=permit)
+        else:  # never sent, left by its caller, or a bug of ours: that says nothing about the provider
+            for breaker, permit in held:
+                breaker.release(permit)
 
-    @hookimpl
-    def llmkit_post_response(self, call: Call) -> None:
-        call.state.pop(self, None)
-
-    @hookimpl
-    def llmkit_error(self, call: Call) -> None:
-        call.state.pop(self, None)
-
-    def _guards(self, target: Target) -> list[CircuitBreaker]:
-        guards = [self.breaker(target.name)]
-        return [*guards, self.breaker(f"provider:{target.provider}")] if self.config.per_provider else guards
+    def _guards(self, target: Target) -> tuple[CircuitBreaker, ...]:
+        guard = self._breakers.get(target.name) or self.breaker(target.name)
+        return (guard, self.breaker(f"provider:{target.provider}")) if self._per_provider else (guard,)
 
     def _wait(self, target: Target) -> float:
         """Seconds until *target* may be asked: 0 now, infinite where somebody opened its circuit by hand."""
         waits = [breaker.retry_after() for breaker in self._guards(target)]
         return max(inf if wait is None else wait for wait in waits)
+
+    def _look_for_recovered(self) -> None:
+        for name in tuple(self._restricted):
+            breaker = self._breakers.get(name)
+            if breaker is None or breaker.circuit.free is not None:
+                self._restricted.discard(name)
+                if breaker is not None and breaker.circuit.free is None:  # it opened right now
+                    self._restricted.add(name)
 
     def _least_bad(self, call: Call, targets: Sequence[Target], waits: Sequence[float]) -> Sequence[Target]:
         """As many as must stay, those that close soonest first; what somebody opened by hand stays open."""
@@ -123,6 +146,8 @@ class CircuitBreakerPlugin:
         return kept
 
     def _changed(self, transition: Transition) -> None:
+        if transition.after is State.OPEN:
+            self._restricted.add(transition.name)
         reason = transition.reason
         why = f"{reason.statistic} {reason.value:.3g}, threshold {reason.threshold:.3g}" if reason else transition.event
         if self._events is not None:
@@ -138,33 +163,16 @@ class CircuitBreakerPlugin:
 
 def _begun(attempt: Attempt, held: Held) -> None:
     """A probe is good with its first chunk: it need not wait for the end of a long stream."""
-    seconds = attempt.time_to_first_chunk
-    if seconds is not None:
+    started, begun = attempt.started, attempt.first_chunk
+    if started is not None and begun is not None:
         for breaker, permit in held:
-            breaker.record_first_chunk(seconds, permit=permit)
+            breaker.circuit.heard(begun, permit, None, (None, begun - started, None))
 
 
-def _record(breaker: CircuitBreaker, permit: Permit | None, call: Call, attempt: Attempt) -> None:
-    seconds = attempt.duration
-    if seconds is None or attempt.outcome in ("refused", "cancelled"):
-        breaker.release(permit)
-    elif attempt.outcome == "error":
-        if attempt.kind is None:
-            breaker.release(permit)  # a bug of ours says nothing about the provider
-        else:
-            breaker.record_failure(attempt.kind, seconds, retry_after=attempt.retry_after, permit=permit)
-    elif call.stream:
-        breaker.record_stream_end(seconds, seconds_per_output_token=_per_token(attempt, seconds), permit=permit)
-    else:
-        breaker.record_success(seconds, seconds_per_output_token=_per_token(attempt, seconds), permit=permit)
-
-
-def _per_token(attempt: Attempt, seconds: float) -> float | None:
+def _per_token(attempt: Attempt, started: float, seconds: float) -> float | None:
     """Seconds per output token, after the first chunk where there is one; None where the tokens are not known."""
     tokens = attempt.usage.output_tokens if attempt.usage is not None else 0
-    if tokens < 1:
-        return None
-    first = attempt.time_to_first_chunk
-    if first is None:
-        return seconds / (tokens + PROMPT_TOKENS)
-    return max(0.0, seconds - first) / (tokens - 1) if tokens > 1 else None
+    begun = attempt.first_chunk
+    if begun is None:
+        return seconds / (tokens + PROMPT_TOKENS) if tokens > 0 else None
+    return (seconds - (begun - started)) / (tokens - 1) if tokens > 1 else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -218,6 +220,57 @@ def test_changes_are_told(clock: ManualClock) -> None:
             drive(kit, Call("hi"), ScriptedBackend({"a": [Failure("server")]}), "run")
     assert [(c.target, c.before, c.after) for c in changes] == [("a", "closed", "open")]
     assert changes[0].why == "consecutive_failures 3, threshold 3"
+
+
+def test_while_traffic_is_ramped_up_the_rest_goes_elsewhere(clock: ManualClock, mode: str) -> None:
+    """A target that has just come back gets what its ramp has room for; all when that is over; nothing when it is open
+    again."""
+    kit, plugin = kit_of(clock, A, B, success_threshold=1, half_open_requests=1, ramp_seconds=30.0)
+    backend, breaker = ScriptedBackend(sleep=clock.sleep), plugin.breaker("a")
+    breaker.force_open(1.0)
+    clock.advance(1.0)
+    drive(kit, Call("hi"), backend, mode)
+    assert breaker.state is State.CLOSED
+    while breaker.acquire():  # as many others as there is room for
+        pass
+    drive(kit, Call("hi"), backend, mode)
+    assert backend.sent == {"a": 1, "b": 1}
+    clock.advance(30.0)
+    for _ in range(3):
+        drive(kit, Call("hi"), backend, mode)
+    assert backend.sent == {"a": 4, "b": 1}
+    breaker.force_open(1.0)
+    drive(kit, Call("hi"), backend, mode)
+    assert backend.sent == {"a": 4, "b": 2}
+
+
+def test_a_circuit_made_before_the_kit_has_its_clock(clock: ManualClock) -> None:
+    """It tells time by that of the kit, as those do that are made when they are first used."""
+    plugin = CircuitBreakerPlugin()
+    breaker = plugin.breaker("a")
+    kit = LLMKit([plugin], [A], clock=clock)
+    breaker.force_open(5.0)
+    clock.advance(5.0)
+    assert drive(kit, Call("hi"), ScriptedBackend(), "run") == "abc"
+
+
+def test_a_stream_leaves_no_cycle(clock: ManualClock) -> None:
+    """When its call is gone nothing is left for the garbage collector."""
+
+    class Mark:
+        pass
+
+    kit, _ = kit_of(clock, A)
+    gc.disable()
+    try:
+        call = Call("hi")
+        for _ in kit.stream(call, ScriptedBackend()):
+            call.attempts[0].state["mark"] = mark = Mark()
+        gone = weakref.ref(mark)
+        del call, mark
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_circuits_are_bounded(clock: ManualClock) -> None:
