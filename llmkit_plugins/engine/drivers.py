@@ -180,7 +180,7 @@ def perform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -
     if kind is Deliver:
         return _deliver(step.answer.response, backend)
     if kind is Join:
-        drive = stream if call.stream else _once
+        drive = stream if call.stream else run
         return plan.flights.join(step.share, call, partial(drive, step.flow, call, backend, plan), _copying(backend))
     if kind is Relay:
         return step.source.whole()
@@ -208,10 +208,9 @@ async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: U
     if kind is Deliver:
         return _deliver(step.answer.response, backend)
     if kind is Join:
-        drive = astream if call.stream else _aonce
-        return plan.flights.ajoin(step.share, call, partial(drive, step.flow, call, backend, plan), _copying(backend))
+        return plan.flights.ajoin(step.share, call, partial(arun, step.flow, call, backend, plan), _copying(backend))
     if kind is Relay:
-        return await step.source.whole()
+        return await (step.source.whole() if type(step.source) is AsyncSeat else _tell_all(until, step))
     raise TypeError(f"{step!r} is not a step")
 
 
@@ -219,6 +218,18 @@ def _copying(backend: Backend) -> Copy:
     """How each caller gets a chunk of his own. Where there is nothing to do, not even a call: it is a twentieth of what
     a shared chunk costs."""
     return same if getattr(backend.copy, "__func__", None) is Backend.copy else backend.copy
+
+
+async def _tell_all(flight: Any, relay: Relay) -> None:
+    """Put what comes into the log of *flight*, whose callers read it there."""
+    try:
+        flight.log += relay.head
+        flight.wake()
+        await flight.hear(relay.source)
+    finally:
+        if relay.attempt is not None:
+            relay.attempt.chunks += len(flight.log)
+        await aclose(relay.source)  # first the attempt inside it ends, then the call
 
 
 def _deliver(response: Response, backend: Backend) -> bool:
@@ -253,11 +264,3 @@ def whose(error: BaseException) -> BaseException:
             foreign.__cause__ = error
             return foreign
     return error
-
-
-def _once(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> Iterator[Any]:
-    yield run(flow, call, backend, plan, until)
-
-
-async def _aonce(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> AsyncIterator[Any]:
-    yield await arun(flow, call, backend, plan, until)

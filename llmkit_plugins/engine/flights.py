@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from threading import TIMEOUT_MAX, Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -30,9 +30,11 @@ inside: ContextVar[tuple[Hashable, ...]] = ContextVar("llmkit_inside", default=(
 _END: Any = object()
 Key = tuple[Hashable, ...]
 """What is asked, streamed or not, and the event loop."""
-Chunks = TypeVar("Chunks")
-Source = Callable[["Flight[Any]"], Chunks]
-"""Opens the upstream of a flight, which runs until the flight's deadline."""
+Upstream = TypeVar("Upstream")
+Source = Callable[[Any], Upstream]
+"""Opens the upstream of the flight it is given, which runs until the flight's deadline. In a thread it returns the
+chunks to be pulled, or the whole answer; under asyncio it tells the flight the chunks it hears, and returns the whole
+answer."""
 Waiter = TypeVar("Waiter")
 
 
@@ -61,8 +63,9 @@ class Flight(Generic[Waiter]):
         self.log: list[Any] = []
         self.waiting: list[Waiter] = []
         self.landed: Callable[[Flight[Any]], None] | None = None
-        self.seats = self.boarded = self._bytes = self._measured = 0
+        self.seats = self.boarded = 1
         """Callers who have a place, and who ever had one."""
+        self._bytes = self._measured = 0
         self.over = False
         self.error: BaseException | None = None
 
@@ -86,6 +89,12 @@ class Flight(Generic[Waiter]):
             self._bytes += new * size_of(self.log[self._measured])
             self._measured += new
         return self._bytes
+
+    def complete(self, answer: Any) -> None:
+        """The whole *answer* is there."""
+        if not self.over:
+            self.log.append(answer)
+            self.land(None)
 
     def land(self, error: BaseException | None) -> None:
         """Nothing more will come, and nobody joins any more."""
@@ -134,14 +143,18 @@ class ThreadFlight(Flight[Lock]):
     Who pulls cannot leave before the chunk is there, so the upstream has the time of the most patient who boarded.
     """
 
-    __slots__ = ("context", "deadline", "lock", "pulling", "source")
+    __slots__ = ("chunks", "context", "deadline", "lock", "pulling", "source")
 
-    def __init__(self, flights: Flights, key: Key, call: Call, source: Source[Iterator[Any]]) -> None:
+    def __init__(self, flights: Flights, key: Key, call: Call, source: Source[Any]) -> None:
         super().__init__(flights, key, call)
         self.lock, self.pulling, self.context = Lock(), False, copy_context()
-        self.context.run(inside.set, (*inside.get(), key))
         self.deadline = call.deadline
-        self.source = source(self)
+        self.source = source
+        self.chunks: Iterator[Any] | None = self.context.run(self._open) if call.stream else None
+
+    def _open(self) -> Any:
+        inside.set((*inside.get(), self.key))
+        return self.source(self)
 
     def board(self, call: Call) -> None:
         super().board(call)
@@ -159,29 +172,36 @@ class ThreadFlight(Flight[Lock]):
                     raise TimedOut("the call's deadline has passed while it shared an answer")
                 gate = self._gate() if self.pulling else None
                 self.pulling = True
-            if gate is None:
-                self._pull()
-            else:
+            if gate is not None:
                 gate.acquire(timeout=min(left, TIMEOUT_MAX))
+            elif self._pull():
+                return True
 
-    def _pull(self) -> None:
-        chunk, error = _END, None
-        interrupted: BaseException | None = UpstreamLost("the caller who was reading for all was interrupted")
+    def _pull(self) -> bool:
+        """Have the next chunk said, or the whole answer; False: there is none."""
+        said, error = _END, None
         try:
-            chunk, interrupted = self.context.run(next, self.source, _END), None
+            said = self.context.run(self._open) if self.chunks is None else self.context.run(next, self.chunks, _END)
         except Exception as failure:
-            error, interrupted = failure, None
+            error = failure
+        except BaseException:
+            error = UpstreamLost("the caller who was reading for all was interrupted")
+            raise
         finally:
             with self.lock:
-                if chunk is _END:
-                    self.land(error or interrupted)
+                if said is _END:
+                    self.land(error)
+                elif self.chunks is None:
+                    self.complete(said)
                 else:
-                    self.log.append(chunk)
+                    self.log.append(said)
                 self.pulling = False
-                self.wake()
+                if self.waiting:
+                    self.wake()
             del error
-        if self.over and chunk is not _END:
+        if self.over and said is not _END:
             self.stop()
+        return said is not _END
 
     def _gate(self) -> Lock:
         # not the flight's lock itself: who pulls retakes that at once, and the others would starve
@@ -201,7 +221,8 @@ class ThreadFlight(Flight[Lock]):
             if self.pulling:  # who does comes here when that chunk is there
                 return
             self.pulling = True
-        self.context.run(self.source.close)  # type: ignore[attr-defined]
+        if self.chunks is not None:
+            self.context.run(self.chunks.close)  # type: ignore[attr-defined]
 
 
 class TaskFlight(Flight["asyncio.Future[None]"]):
@@ -210,7 +231,7 @@ class TaskFlight(Flight["asyncio.Future[None]"]):
     __slots__ = ("loop", "source", "task")
     deadline: float | None = None
 
-    def __init__(self, flights: Flights, key: Key, call: Call, source: Source[AsyncIterator[Any]]) -> None:
+    def __init__(self, flights: Flights, key: Key, call: Call, source: Source[Awaitable[Any]]) -> None:
         super().__init__(flights, key, call)
         self.loop = asyncio.get_running_loop()
         self.task: asyncio.Task[None] | None = None
@@ -223,25 +244,34 @@ class TaskFlight(Flight["asyncio.Future[None]"]):
 
     async def _fly(self) -> None:
         inside.set((*inside.get(), self.key))
-        error: BaseException | None = UpstreamLost("the shared upstream was cancelled")
         try:
-            async with aclosing(self.source(self)) as source:  # type: ignore[type-var]
-                async for chunk in source:
-                    self.log.append(chunk)
-                    self.wake()
-            error = None
+            answer = await self.source(self)
+            if self.call.stream:
+                self.land(None)
+            else:
+                self.complete(answer)
         except Exception as failure:
-            error = failure
+            self.land(failure)
+        except BaseException:
+            self.land(UpstreamLost("the shared upstream was cancelled"))
+            raise
         finally:
-            self.land(error)
             self.wake()
-            del error
+
+    async def hear(self, chunks: AsyncIterable[Any]) -> None:
+        """Put all *chunks* into the log, and tell who waits of each."""
+        log, waiting, wake = self.log, self.waiting, self.wake
+        async for chunk in chunks:
+            log.append(chunk)
+            if waiting:
+                wake()
 
     def _lost(self, task: asyncio.Task[None]) -> None:
         """A task that was cancelled before its first step never reached its ``finally``."""
-        self.land(UpstreamLost("the shared upstream was cancelled"))
-        self.wake()
         self.task = None  # its error holds frames that hold this flight
+        if not self.over:
+            self.land(UpstreamLost("the shared upstream was cancelled"))
+            self.wake()
         if not task.cancelled():
             task.exception()  # its callers have been told
 

@@ -37,17 +37,17 @@ class Seat:
             yield copy(log[at])
 
     def whole(self) -> Any:
-        """The whole answer: all there is where it is not streamed."""
-        more, deadline = self.flight.more, self.call.deadline
-        while more(self.at, deadline):
-            self.at += 1
-        return self._last()
+        """The answer of an upstream that is not streamed."""
+        while not self.log:
+            self.flight.more(0, self.call.deadline)
+        return self._own()
 
-    def _last(self) -> Any:
-        """The last chunk, as one's own: it is that already where nobody else boarded, or can any more, or keeps it."""
+    def _own(self) -> Any:
+        """The whole answer, as one's own: it is that already where nobody else boarded, or can any more, or keeps
+        it."""
         flight = self.flight
         alone = flight.over and flight.boarded == 1 and flight.landed is None
-        return self.log[-1] if alone else self.copy(self.log[-1])
+        return self.log[0] if alone else self.copy(self.log[0])
 
     def answered(self) -> bool:
         """Whether this caller was handed all there is, up to the provider's last word."""
@@ -72,6 +72,5 @@ class AsyncSeat(Seat):
         while not log:
             if flight.over:
                 flight.ended()
-                raise EOFError("the shared upstream ended without an answer")
             await (flight.news() if deadline is None else flight.news_before(deadline))
-        return self._last()
+        return self._own()

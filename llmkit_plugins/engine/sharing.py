@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable, Iterator
+from collections.abc import Awaitable, Hashable
 from threading import RLock
 from typing import Any
 
@@ -29,13 +29,13 @@ class Flights:
     def __len__(self) -> int:
         return len(self.under_way)
 
-    def join(self, share: Share, call: Call, source: Source[Iterator[Any]], copy: Copy) -> Seat | None:
+    def join(self, share: Share, call: Call, source: Source[Any], copy: Copy) -> Seat | None:
         """A seat in this thread at the flight for *share*, which starts from *source* if there is none; None: go
         alone."""
         flight, _ = self._board((share.key, call.stream, None), share, call, ThreadFlight, source)
         return None if flight is None else Seat(flight, call, copy)
 
-    def ajoin(self, share: Share, call: Call, source: Source[AsyncIterator[Any]], copy: Copy) -> AsyncSeat | None:
+    def ajoin(self, share: Share, call: Call, source: Source[Awaitable[Any]], copy: Copy) -> AsyncSeat | None:
         """The same under the running event loop."""
         loop = asyncio.get_running_loop()
         flight, new = self._board((share.key, call.stream, loop), share, call, TaskFlight, source)
@@ -60,7 +60,7 @@ class Flights:
                 self.under_way.add(flight)
             else:
                 self.joined += 1
-            flight.board(call)
+                flight.board(call)
             return flight, new
         finally:
             self.lock.release()

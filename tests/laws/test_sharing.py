@@ -270,6 +270,15 @@ def test_who_is_alone_gets_the_answer_itself(scene, share, kept):
     assert stage.arun(lambda: stage.adrive("arun", Call("hi"))) == answer
 
 
+@pytest.mark.parametrize("mode", ["stream", "astream"])
+def test_chunks_are_counted(scene, sharing, mode):
+    """An attempt counts what it handed over from the first chunk that says something on, whoever reads it."""
+    stage = scene(*sharing, script={"a": ["", "x", "y", Last("z")]})
+    call = Call("hi")
+    assert stage.drive(mode, call) == "xyz"
+    assert call.attempts[0].chunks == 3
+
+
 def test_the_identical_call_inside_its_own_flight(scene, share, plugin, awaited):
     """A hook of the upstream that makes it goes alone, also from a task of its own: it would wait for itself."""
 

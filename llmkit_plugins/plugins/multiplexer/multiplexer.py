@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast
 
 from llmkit_plugins.call import Attempt, Call
 from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
+from llmkit_plugins.engine.flights import TaskFlight
 from llmkit_plugins.engine.seats import Copy, same
 from llmkit_plugins.engine.sharing import Flights
 from llmkit_plugins.plugins.multiplexer.config import MultiplexerConfig
@@ -124,7 +125,7 @@ class StreamingMultiplexer:
         """The chunks of the answer to *call*: of the stream under way for identical calls, or of the one that *start*
         opens."""
         call.stream = True
-        place = self._place(call, self.flights.ajoin, partial(_achunks, start))
+        place = self._place(call, self.flights.ajoin, partial(_atell, start))
         if place is None:
             async with aclosing(_achunks(start)) as chunks:
                 async for chunk in chunks:
@@ -170,7 +171,7 @@ class StreamingMultiplexer:
     async def answer(self, call: Call, start: Callable[[], Awaitable[T]]) -> T:
         """The whole answer to *call*: what the request under way for identical calls returns, or what *start* does."""
         call.stream = False
-        place = self._place(call, self.flights.ajoin, partial(_aonce, start))
+        place = self._place(call, self.flights.ajoin, lambda _: start())
         if place is None:
             return await start()
         if type(place) is Kept:
@@ -183,7 +184,7 @@ class StreamingMultiplexer:
     def answer_sync(self, call: Call, start: Callable[[], T]) -> T:
         """The same in threads."""
         call.stream = False
-        place = self._place(call, self.flights.join, partial(_once, start))
+        place = self._place(call, self.flights.join, lambda _: start())
         if place is None:
             return start()
         if type(place) is Kept:
@@ -226,7 +227,12 @@ class StreamingMultiplexer:
             self._retained.clear()
 
 
-async def _achunks(start: Callable[[], Any], _: object = None) -> AsyncGenerator[Any, None]:
+async def _atell(start: Callable[[], Any], flight: TaskFlight) -> None:
+    async with aclosing(_achunks(start)) as chunks:
+        await flight.hear(chunks)
+
+
+async def _achunks(start: Callable[[], Any]) -> AsyncGenerator[Any, None]:
     stream = start()
     if isawaitable(stream):
         stream = await stream
@@ -247,11 +253,3 @@ def _chunks(start: Callable[[], Any], _: object = None) -> Generator[Any, None, 
     finally:
         if (close := getattr(stream, "close", None)) is not None:
             close()
-
-
-async def _aonce(start: Callable[[], Awaitable[Any]], _: object) -> AsyncIterator[Any]:
-    yield await start()
-
-
-def _once(start: Callable[[], Any], _: object) -> Iterator[Any]:
-    yield start()
