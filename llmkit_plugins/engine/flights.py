@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from threading import TIMEOUT_MAX, Lock
@@ -140,17 +140,20 @@ class Flight(Generic[Waiter]):
 class ThreadFlight(Flight[Lock]):
     """Advances when somebody pulls, always in the context of the caller who started it.
 
-    Who pulls cannot leave before the chunk is there, so the upstream has the time of the most patient who boarded.
+    Whose turn it is pulls, and cannot leave before the chunk is there: so the upstream has the time of the most patient
+    who boarded. The others wait, each at a gate of his own: if they waited for the turn they would starve, since who
+    pulled takes it again at once. A gate is in place before its owner looks once more whether to wait, and the turn is
+    given back before gates are opened, so that no news passes between the two.
     """
 
-    __slots__ = ("chunks", "context", "deadline", "lock", "pulling", "source")
+    __slots__ = ("chunks", "context", "deadline", "source", "turn")
 
     def __init__(self, flights: Flights, key: Key, call: Call, source: Source[Any]) -> None:
         super().__init__(flights, key, call)
-        self.lock, self.pulling, self.context = Lock(), False, copy_context()
+        self.turn, self.context = Lock(), copy_context()
         self.deadline = call.deadline
         self.source = source
-        self.chunks: Iterator[Any] | None = self.context.run(self._open) if call.stream else None
+        self.chunks: Any = self.context.run(self._open) if call.stream else None
 
     def _open(self) -> Any:
         inside.set((*inside.get(), self.key))
@@ -163,66 +166,61 @@ class ThreadFlight(Flight[Lock]):
 
     def more(self, at: int, deadline: float | None) -> bool:
         """Wait until chunk *at* is there, pulling if nobody does; False when there is none."""
-        while True:
-            with self.lock:
-                if at < len(self.log) or self.over:
-                    return at < len(self.log) or not self.ended()
-                left = -1.0 if deadline is None else _left(deadline, self.flights.clock)
-                if left == 0.0:
-                    raise TimedOut("the call's deadline has passed while it shared an answer")
-                gate = self._gate() if self.pulling else None
-                self.pulling = True
-            if gate is not None:
-                gate.acquire(timeout=min(left, TIMEOUT_MAX))
-            elif self._pull():
-                return True
+        log, turn = self.log, self.turn
+        while at == len(log):
+            if self.over:
+                return at < len(log) or not self.ended()  # the last chunk may have come before the end, just now
+            left = TIMEOUT_MAX if deadline is None else _left(deadline, self.flights.clock)
+            if left == 0.0:
+                raise TimedOut("the call's deadline has passed while it shared an answer")
+            if turn.acquire(False):  # noqa: FBT003 - half the price of the keyword, for each chunk
+                self._pull(at)
+            else:
+                gate = self._gate()
+                if at == len(log) and not self.over and turn.locked():
+                    gate.acquire(timeout=min(left, TIMEOUT_MAX))
+        return True
 
-    def _pull(self) -> bool:
-        """Have the next chunk said, or the whole answer; False: there is none."""
-        said, error = _END, None
+    def _pull(self, at: int) -> None:
+        """Have chunk *at* said, or the whole answer, unless that happened before it was one's turn."""
         try:
-            said = self.context.run(self._open) if self.chunks is None else self.context.run(next, self.chunks, _END)
+            if at < len(self.log) or self.over:
+                pass
+            elif self.chunks is None:
+                self.complete(self.context.run(self._open))
+            elif (chunk := self.context.run(next, self.chunks, _END)) is not _END:
+                self.log.append(chunk)
+            else:
+                self.land(None)
         except Exception as failure:
-            error = failure
+            self.land(failure)
         except BaseException:
-            error = UpstreamLost("the caller who was reading for all was interrupted")
+            self.land(UpstreamLost("the caller who was reading for all was interrupted"))
             raise
         finally:
-            with self.lock:
-                if said is _END:
-                    self.land(error)
-                elif self.chunks is None:
-                    self.complete(said)
-                else:
-                    self.log.append(said)
-                self.pulling = False
-                if self.waiting:
-                    self.wake()
-            del error
-        if self.over and said is not _END:
-            self.stop()
-        return said is not _END
+            self.turn.release()
+            if self.over:
+                self.stop()
+            elif self.waiting:
+                self.wake()
 
     def _gate(self) -> Lock:
-        # not the flight's lock itself: who pulls retakes that at once, and the others would starve
         gate = Lock()
         gate.acquire()
         self.waiting.append(gate)
         return gate
 
     def wake(self) -> None:
-        waiting, self.waiting = self.waiting, []
-        for gate in waiting:
-            gate.release()
+        with suppress(IndexError):  # somebody else is waking them, too
+            for _ in range(len(self.waiting)):
+                self.waiting.pop(0).release()
 
     def stop(self) -> None:
-        with self.lock:
+        """Close the stream, if it is nobody's turn: who pulls comes here when he has given it back."""
+        if self.waiting:
             self.wake()
-            if self.pulling:  # who does comes here when that chunk is there
-                return
-            self.pulling = True
-        if self.chunks is not None:
-            self.context.run(self.chunks.close)  # type: ignore[attr-defined]
+        if self.chunks is not None and self.turn.acquire(blocking=False):  # and nobody's turn ever again
+            self.context.run(self.chunks.close)
 
 
 class TaskFlight(Flight["asyncio.Future[None]"]):

@@ -34,7 +34,7 @@ class Seat:
         log, more, copy, deadline = self.log, self.flight.more, self.copy, self.call.deadline
         while (at := self.at) < len(log) or more(at, deadline):
             self.at = at + 1
-            yield copy(log[at])
+            yield log[at] if copy is same else copy(log[at])
 
     def whole(self) -> Any:
         """The answer of an upstream that is not streamed."""
