@@ -94,7 +94,8 @@ def request(plan: Plan, call: Call, flow: Flow) -> Flow:
 
 def _end_well(plan: Plan, call: Call, response: Response) -> None:
     call.outcome, call.response = "ok", response
-    tell(plan, plan.post_response, call.heard, call, response)
+    if plan.post_response:
+        tell(plan, plan.post_response, call.heard, call, response)
 
 
 def _answer_left_with(call: Call, seat: Any) -> Response | None:
@@ -110,11 +111,11 @@ def upstream(plan: Plan, call: Call, targets: Sequence[Target], backend: Backend
     dropped: dict[str, str | Refused] = {}
     failure: Exception | None = None
     try:
-        targets = _serving(call, tuple(targets), dropped)  # a tuple: no hook can change it in place
-        while (target := choose(plan, call, targets, dropped)) is not None:
+        left = _serving(call, targets, dropped)
+        while ordered := route(plan, call, left, dropped):
+            target = ordered[0]
             if call.deadline is not None and call.share is None and plan.clock() >= call.deadline:
                 raise failure or TimedOut("the call's deadline has passed")
-            targets = tuple([other for other in targets if other is not target])
             try:
                 return (yield from attempt_at(plan, call, target, backend))
             except Refused as refusal:
@@ -124,6 +125,7 @@ def upstream(plan: Plan, call: Call, targets: Sequence[Target], backend: Backend
                 if last.first_chunk is not None or last.kind not in FAILOVER_KINDS:
                     raise
                 failure = error
+            left = tuple([other for other in left if other is not target])
         raise failure or _sole(dropped)
     finally:
         del failure, dropped  # their tracebacks hold this frame
@@ -169,7 +171,8 @@ def attempt_at(plan: Plan, call: Call, target: Target, backend: Backend) -> Flow
     finally:
         attempt.finished = plan.clock()
         try:
-            tell(plan, plan.post_attempt, attempt.heard, call, attempt)
+            if plan.post_attempt:
+                tell(plan, plan.post_attempt, attempt.heard, call, attempt)
         except Exception:
             attempt.kind = None  # a bug that is to be raised, not a failure the next target may not have
             raise
@@ -203,14 +206,9 @@ def consult(plan: Plan, hooks: tuple[Hook, ...], call: Call, attempt: Attempt | 
     return None
 
 
-def choose(plan: Plan, call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Target | None:
-    """The first of the targets that are left when every route hook has narrowed and ordered them."""
-    ordered = route(plan, call, targets, dropped)
-    return ordered[0] if ordered else None
-
-
 def route(plan: Plan, call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Sequence[Target]:
     """*targets* as the route hooks leave them; *dropped* gets a line for each that one of them left out."""
+    given: set[Target] | None = None
     for _, hook, who, critical in plan.route:
         if not targets:
             break
@@ -219,7 +217,8 @@ def route(plan: Plan, call: Call, targets: Sequence[Target], dropped: dict[str, 
             if said is None or said is targets:
                 continue
             kept = tuple(said)
-            given, left = set(targets), set(kept)
+            left = set(kept)
+            given = given or set(targets)
             if not left <= given:
                 raise ValueError(f"{who} returned targets it was not given")
         except Refused:
@@ -229,18 +228,19 @@ def route(plan: Plan, call: Call, targets: Sequence[Target], dropped: dict[str, 
         else:
             if len(left) < len(given):
                 dropped.update((target.name, f"dropped by {who}") for target in targets if target not in left)
-            targets = kept
+            targets, given = kept, left
     return targets
 
 
 def _serving(call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Sequence[Target]:
+    """A tuple of those that serve the model asked for: no hook can change it in place."""
     model = call.model
-    if model is None or all(target.serves is None for target in targets):
-        return targets
-    dropped.update(
-        (t.name, f"does not serve {model!r}") for t in targets if t.serves is not None and model not in t.serves
-    )
-    return tuple([target for target in targets if target.serves is None or model in target.serves])
+    if model is None:
+        return tuple(targets)
+    serving = tuple([t for t in targets if t.serves is None or model in t.serves])
+    if len(serving) < len(targets):
+        dropped.update((t.name, f"does not serve {model!r}") for t in targets if t not in serving)
+    return serving
 
 
 def _contain(plan: Plan, who: str, bug: Exception, critical: bool) -> None:  # noqa: FBT001
