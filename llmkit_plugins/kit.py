@@ -172,6 +172,9 @@ class LLMKit:
             self._compile()
 
     def _next_plan(self) -> Plan:
+        """The plan of the call or attempt that begins now, once what ran out has been cancelled."""
+        if self.leases.ends:
+            self.leases.expire(self.clock())
         return self._plan if self._timer is None or not self._timer.due() else self._timed_plan
 
     # -- calls ------------------------------------------------------------------------------------------------------
@@ -199,9 +202,8 @@ class LLMKit:
         return drivers.astream(flow, call, backend, plan, call)
 
     def _begin(self, call: Call, backend: Backend, *, stream: bool) -> tuple[Plan, Flow]:
-        self._check_fresh(call)
+        plan = self._admit(call)
         call.stream = stream
-        plan = self._next_plan()
         if backend.delegates:
             return plan, request(plan, call, delegated(call))
         return plan, request(plan, call, upstream(plan, call, backend.targets or self.targets, backend))
@@ -224,8 +226,7 @@ class LLMKit:
         return await ahold(flow, call, plan, self.leases)
 
     def _begin_framework_call(self, call: Call, target: Target, backend: Backend) -> tuple[Plan, Flow]:
-        self._check_fresh(call)
-        plan = self._next_plan()
+        plan = self._admit(call)
         return plan, request(plan, call, upstream(plan, call, (target,), backend))
 
     def route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target]:
@@ -235,24 +236,22 @@ class LLMKit:
 
     def attempt(self, call: Call, target: Target, backend: Backend = _PLAIN, *, may_wait: bool = True) -> Handle:
         """Ask the plugins about one attempt of *call*, a call under way through a backend that delegates."""
-        self.leases.expire(self.clock())
         plan = self._next_plan()
         return hold(attempt_at(plan, call, target, backend), call, plan, self.leases, may_wait=may_wait)
 
     async def aattempt(self, call: Call, target: Target, backend: Backend = _PLAIN) -> Handle:
         """The same, awaiting where a plugin waits."""
-        self.leases.expire(self.clock())
         plan = self._next_plan()
         return await ahold(attempt_at(plan, call, target, backend), call, plan, self.leases)
 
-    def _check_fresh(self, call: Call) -> None:
+    def _admit(self, call: Call) -> Plan:
+        """The plan that *call* is to keep; a call is admitted once."""
         if self._closed:
             raise LLMKitError("this kit is closed")
         if call.begun:
             raise LLMKitError("a Call is made once: make a new one for each request")
         call.begun = True
-        if self.leases:
-            self.leases.expire(self.clock())
+        return self._next_plan()
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

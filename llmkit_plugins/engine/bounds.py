@@ -24,9 +24,7 @@ class Until(Protocol):
 
 
 def allow(attempt: Attempt | None, call: Call, plan: Plan, until: Until) -> float | None:
-    """How long what is sent now may take; *attempt* keeps it for its backend."""
-    if call.timeout_seconds is None and until.deadline is None:
-        return None
+    """How long what is sent now may take, where that is bounded; *attempt* keeps it for its backend."""
     left = patience(attempt, call, plan, until)
     if left == 0.0:
         raise Refused("the call's deadline has passed")

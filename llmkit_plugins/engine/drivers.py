@@ -171,7 +171,8 @@ def perform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -
     kind = type(step)
     if kind is Attempt or kind is Call:
         attempt = step if kind is Attempt else None
-        allow(attempt, call, plan, until)
+        if call.timeout_seconds is not None or until.deadline is not None:
+            allow(attempt, call, plan, until)
         return open_stream(call, attempt, backend, plan.bugs) if call.stream else backend.send(call, attempt)
     if kind is Wait:
         return plan.sleep(affordable(step, plan, until.deadline))
@@ -192,7 +193,8 @@ async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: U
     kind = type(step)
     if kind is Attempt or kind is Call:
         attempt = step if kind is Attempt else None
-        left = allow(attempt, call, plan, until)
+        bounded = call.timeout_seconds is not None or until.deadline is not None
+        left = allow(attempt, call, plan, until) if bounded else None
         if not call.stream:
             sending = backend.asend(call, attempt)
             return await (sending if left is None else within(left, sending))

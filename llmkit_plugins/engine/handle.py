@@ -83,30 +83,34 @@ class Leases:
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self.seconds, self._clock = seconds, clock
-        self._ends: dict[Handle, float] = {}
+        self.ends: dict[Handle, float] = {}
+        """When each runs out."""
+        self._due = float("-inf")
+        """Before this none does: one look in *seconds* is enough, and the oldest of many is not found at once."""
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self.ends)
 
     def __contains__(self, handle: Handle) -> bool:
-        return handle in self._ends
+        return handle in self.ends
 
     def grant(self, handle: Handle) -> None:
         """Begin the lease of *handle*."""
-        self._ends[handle] = self._clock() + self.seconds
+        self.ends[handle] = self._clock() + self.seconds
 
     def end(self, handle: Handle) -> bool:
         """End the lease of *handle*; False where somebody already did."""
-        return self._ends.pop(handle, None) is not None
+        return self.ends.pop(handle, None) is not None
 
     def expire(self, now: float) -> None:
         """Cancel what has run out by *now*."""
-        while self._ends:
+        while self.ends and now >= self._due:
             try:
-                oldest, ends = next(iter(self._ends.items()))
+                oldest, ends = next(iter(self.ends.items()))
             except (StopIteration, RuntimeError):  # another thread ended or granted one meanwhile
                 return
             if ends > now:
+                self._due = ends
                 return
             oldest.cancel()
 

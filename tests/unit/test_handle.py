@@ -313,6 +313,28 @@ def test_a_lease_that_runs_out(stage, way):
     assert young.outcome == "ok"
 
 
+def test_each_lease_runs_out_in_its_time(stage, way):
+    """Also where older ones have ended meanwhile, or ran out before it."""
+    scene, calls = stage(lease_seconds=10.0), [Call() for _ in range(4)]
+    handles = []
+    for call in calls:
+        handles.append(scene.begin(way, call))
+        scene.clock.advance(3.0)
+    handles[1].finish()
+    outcomes = []
+    for _ in range(4):
+        scene.begin(way, Call()).finish()
+        outcomes.append([call.outcome for call in calls])
+        scene.clock.advance(3.0)
+    gone, ended = "cancelled", "ok"
+    assert outcomes == [
+        [gone, ended, None, None],  # twelve seconds after the first began
+        [gone, ended, None, None],
+        [gone, ended, gone, None],
+        [gone, ended, gone, gone],
+    ]
+
+
 def test_an_end_that_comes_after_the_lease(stage, way):
     """It is too late: the call has been cancelled."""
     scene, call = stage(lease_seconds=10.0), Call(stream=True)
@@ -489,6 +511,6 @@ def test_a_lease_list_that_changes_meanwhile(stage):
             raise RuntimeError("dictionary changed size during iteration")
 
     leases = Leases(ManualClock(), 1.0)
-    leases._ends = Racing({"handle": 0.0})
+    leases.ends = Racing({"handle": 0.0})
     leases.expire(5.0)
     assert len(leases) == 1
