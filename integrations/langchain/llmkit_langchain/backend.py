@@ -53,11 +53,19 @@ class LangChainBackend(Backend):
 
 
 class ChatBackend(LangChainBackend):
-    """Sends through the chat model of each target, below its run level. *clock* is the kit's."""
+    """Sends through the chat model of each target, below its run level.
 
-    def __init__(self, routes: Mapping[str, Route], clock: Clock) -> None:
-        self.routes, self.clock = routes, clock
+    *clock* is the kit's; *credential* stands for what the models are set up with, keys and clients included.
+    """
+
+    def __init__(self, routes: Mapping[str, Route], clock: Clock, credential: str) -> None:
+        self.routes, self.clock, self.credential = routes, clock, credential
         self.targets = tuple(route.target for route in routes.values())
+        self.first = next(iter(routes.values()))
+
+    def over(self, routes: Mapping[str, Route]) -> ChatBackend:
+        """The same over other *routes* to the same models."""
+        return ChatBackend(routes, self.clock, self.credential)
 
     def narrowed(self, model: str | None) -> ChatBackend:
         """The same with the routes that *model* means: the one of that name, those of that model, else all."""
@@ -65,7 +73,7 @@ class ChatBackend(LangChainBackend):
             return self
         meant = {name: route for name, route in self.routes.items() if name == model}
         meant = meant or {name: route for name, route in self.routes.items() if route.target.model == model}
-        return ChatBackend(meant, self.clock) if meant else self
+        return self.over(meant) if meant else self
 
     def send(self, call: Call, attempt: Attempt | None) -> ChatResult:
         """The whole answer."""

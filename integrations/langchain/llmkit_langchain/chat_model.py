@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
-from typing import Any, Self, cast
+from functools import cached_property
+from inspect import signature
+from typing import Any, Self, TypeVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
@@ -16,7 +18,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Field
 
 from llmkit_langchain.backend import ChatBackend, note_shared, result_of
 from llmkit_langchain.calls import Origin, call_of
@@ -31,6 +33,13 @@ from llmkit_plugins import Call, ConfigError, LLMKit
 from llmkit_plugins.call import new_id
 
 Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _with_signature(method: Method) -> Method:
+    """*method* with its signature at hand, which LangChain looks at before each call: to make it takes 8 µs."""
+    method.__dict__["__signature__"] = signature(method)
+    return method
 
 
 class ChatLLMKit(OriginChatModel):
@@ -49,22 +58,29 @@ class ChatLLMKit(OriginChatModel):
     kit: LLMKit = Field(repr=False, exclude=True)
     """The plugins that calls go through."""
 
-    _backend: ChatBackend = PrivateAttr()
-    _identity: dict[str, Any] = PrivateAttr()
-    _credential: str = PrivateAttr(default_factory=new_id)
-
     def __init__(self, models: Mapping[str, BaseChatModel | str], kit: LLMKit, **settings: Any) -> None:
         _check_known(settings, type(self))
         made = chat_models(models)
         warn_of_retries(made, stacklevel=2)
         settings.setdefault("output_version", common_output_version(list(made.values())))
         super().__init__(**{"models": made, "kit": kit, **settings})
-        routes = {name: Route.to(target_named(kit, name, _told(model)), model) for name, model in made.items()}
-        self._backend = ChatBackend(routes, kit.clock)
-        self._identity = {name: {**model._identifying_params, "_type": model._llm_type} for name, model in made.items()}
+        self._backend, self._identity  # noqa: B018 - what is wrong with a model shows now
+
+    # cached properties, as all calls read them, and what pydantic calls a private attribute takes 1.4 µs to read
+
+    @cached_property
+    def _backend(self) -> ChatBackend:
+        kit, models = self.kit, self.models
+        routes = {name: Route.to(target_named(kit, name, _told(model)), model) for name, model in models.items()}
+        return ChatBackend(routes, kit.clock, new_id())
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return {name: {**model._identifying_params, "_type": model._llm_type} for name, model in self.models.items()}
 
     # -- what LangChain asks it to do -------------------------------------------------------------------------------
 
+    @_with_signature
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -76,6 +92,7 @@ class ChatLLMKit(OriginChatModel):
         with langchain_errors():
             return result_of(self.kit.call(call, backend))
 
+    @_with_signature
     async def _agenerate(
         self,
         messages: list[BaseMessage],
@@ -121,12 +138,12 @@ class ChatLLMKit(OriginChatModel):
     def _call(
         self, messages: list[BaseMessage], stop: list[str] | None, run: Any, kwargs: dict[str, Any]
     ) -> tuple[Call, ChatBackend]:
-        params = {**kwargs, CREDENTIAL: self._credential}
+        backend, asked = self._backend, kwargs.get("model")
+        params = {**kwargs, CREDENTIAL: backend.credential}
         if stop is not None:
             params["stop"] = stop
-        asked = kwargs.get("model")
-        model = None if asked in self._backend.routes else asked
-        return call_of(messages, params, Origin.of(run), model, "chat"), self._backend.narrowed(asked)
+        model = None if asked in backend.routes else asked
+        return call_of(messages, params, Origin.of(run), model, "chat"), backend.narrowed(asked)
 
     # -- tools and structured output --------------------------------------------------------------------------------
 
@@ -164,7 +181,7 @@ class ChatLLMKit(OriginChatModel):
 
     def _over(self, routes: Mapping[str, Route]) -> Self:
         bound = self.model_copy()
-        bound._backend = ChatBackend(routes, self.kit.clock)
+        bound._backend = self._backend.over(routes)
         return bound
 
     # -- what it says of itself -------------------------------------------------------------------------------------
@@ -179,22 +196,12 @@ class ChatLLMKit(OriginChatModel):
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         # the model knows which parts of its parameters are secret; what all of them are is for the cache
-        likely, kwargs = self._likely(kwargs)
-        told = likely._get_invocation_params(stop=stop, **kwargs)
+        told = self._backend.narrowed(kwargs.get("model")).first.invocation_params(stop, kwargs)
         return {**told, **self._identifying_params, "_type": self._llm_type}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        likely, kwargs = self._likely(kwargs)
-        told: dict[str, Any] = {**likely._get_ls_params(stop=stop, **kwargs), MARK: mark_of(self.kit)}
-        return cast("LangSmithParams", told)
-
-    def _likely(self, kwargs: dict[str, Any]) -> tuple[BaseChatModel, dict[str, Any]]:
-        """The model that is asked first, as far as one can tell before routing, and what it is asked with."""
-        asked = kwargs.get("model")
-        route = next(iter(self._backend.narrowed(asked).routes.values()))
-        if asked == route.target.name:
-            kwargs = {name: value for name, value in kwargs.items() if name != "model"}
-        return route.model, kwargs
+        told = self._backend.narrowed(kwargs.get("model")).first.ls_params(stop, kwargs)
+        return cast("LangSmithParams", {**told, MARK: mark_of(self.kit)})
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         return common_profile(list(self.models.values()))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk
@@ -42,6 +42,10 @@ class Route:
     """... and the same in this model's own."""
     plain: bool = False
     """Whether LangChain's way to a whole answer adds nothing to the model's own: to look for that takes it 30 µs."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """The model's invocation parameters where a call adds none: our copy of it never changes, and to ask takes 5 µs."""
+    ls_said: Mapping[str, Any] = field(default_factory=dict)
+    """And its ``ls_params``, 8 µs."""
 
     @classmethod
     def to(cls, target: Target, model: BaseChatModel) -> Route:
@@ -49,12 +53,25 @@ class Route:
         bare: dict[str, Any] = {"rate_limiter": None}
         if model.cache is None:  # the global cache, which was asked before any route was
             bare["cache"] = False
-        bare_model = model.model_copy(update=bare)
-        return cls(target, bare_model, model.rate_limiter, plain=_is_plain(bare_model))
+        own = model.model_copy(update=bare)
+        said, ls_said = own._get_invocation_params(), cast("Mapping[str, Any]", own._get_ls_params())
+        return cls(target, own, model.rate_limiter, plain=_is_plain(own), said=said, ls_said=ls_said)
 
     def binding(self, bind: Callable[[BaseChatModel], Runnable[Any, Any]], bound: Mapping[str, Any]) -> Route:
         """This route with *bound* in the form that *bind* gives it for this model."""
         return replace(self, bound=bound, native=kwargs_of(bind(self.model)))
+
+    def invocation_params(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What tracers are told a call is made with. Not to be changed."""
+        if stop is None and not kwargs:
+            return self.said
+        return self.model._get_invocation_params(stop=stop, **self._less_name(kwargs))
+
+    def ls_params(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What tracers are told of the model. Not to be changed."""
+        if stop is None and not kwargs:
+            return self.ls_said
+        return cast("Mapping[str, Any]", self.model._get_ls_params(stop=stop, **self._less_name(kwargs)))
 
     def generate(self, call: Call, attempt: Attempt) -> ChatResult:
         """The whole answer."""
@@ -83,6 +100,12 @@ class Route:
         if self.model._should_stream(async_api=True, **{**kwargs, "stream": True}):
             return self.model._astream(call.messages, **kwargs)
         return _alone((await self.agenerate(call, attempt)).generations[0])
+
+    def _less_name(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """*kwargs* without this route's own name, which is no model to the provider."""
+        if kwargs.get("model") != self.target.name:
+            return kwargs
+        return {name: value for name, value in kwargs.items() if name != "model"}
 
     def _kwargs(self, call: Call, attempt: Attempt) -> dict[str, Any]:
         """The parameters of *call* as this model takes them."""

@@ -279,6 +279,15 @@ def test_tracers_see_what_the_first_model_would_show(model):
     assert "sk-secret" not in str(model._get_invocation_params(tools=[tool]))
 
 
+@pytest.mark.parametrize("params", [{}, {"seed": 7}])
+def test_tracers_may_change_what_they_are_told(params, model):
+    """What is told of a call is that call's own: the next one is told the same."""
+    for told in (model._get_invocation_params, model._get_ls_params):
+        before = dict(told(**params))
+        told(**params).clear()
+        assert told(**params) == before != {}
+
+
 def test_fallbacks_keep_their_tools(model, first, second, chat_openai):
     """Tools bound to a model with fallbacks are bound to the fallbacks too."""
     first.fail_with(Fault("bad_request"))
