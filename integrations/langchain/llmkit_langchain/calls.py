@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from langchain_core.messages.ai import UsageMetadata
@@ -17,14 +17,14 @@ from langchain_core.runnables.config import var_child_runnable_config
 from llmkit_plugins import Attempt, Call, Usage
 from llmkit_plugins.call import new_id
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _FINISH_REASONS = ("finish_reason", "stop_reason", "stopReason", "done_reason")
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a call comes from: its run in LangChain."""
 
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = _NOTHING
     """The run's ``config["metadata"]``, what it inherits included."""
     run_id: UUID | None = None
     """The run's id, which becomes the id of the call."""
@@ -41,15 +41,15 @@ class Origin:
         return cls({**(inherited or {}), **(config.get("metadata") or {}), **(own or {})}, config.get("run_id"))
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """On whose behalf calls are made."""
 
     user: str | None = None
     tenant: str | None = None
 
 
-_caller: ContextVar[Caller] = ContextVar("llmkit_langchain_caller", default=Caller())  # noqa: B039 - it is frozen
+_NOBODY = Caller()
+_caller: ContextVar[Caller] = ContextVar("llmkit_langchain_caller", default=_NOBODY)
 
 
 @contextmanager
@@ -71,9 +71,8 @@ def caller_here() -> Caller:
 def caller_in(metadata: Mapping[str, Any]) -> Caller:
     """Whom *metadata* names; where nobody, on whose behalf calls are made here."""
     known = _caller.get()
-    user = _text(metadata.get("user", metadata.get("user_id")))
-    tenant = _text(metadata.get("tenant"))
-    return Caller(known.user if user is None else user, known.tenant if tenant is None else tenant)
+    user, tenant = metadata.get("user", metadata.get("user_id")), metadata.get("tenant")
+    return Caller(known.user if user is None else str(user), known.tenant if tenant is None else str(tenant))
 
 
 _origin: ContextVar[Origin | None] = ContextVar("llmkit_langchain_origin", default=None)
@@ -91,22 +90,18 @@ def originating(origin: Origin) -> Iterator[None]:
 
 def call_of(messages: Any, params: Mapping[str, Any], origin: Origin, model: str | None, operation: str) -> Call:
     """The call that LangChain makes with *messages*: the user and the tenant are those of its run's metadata."""
-    metadata = origin.metadata
-    caller = caller_in(metadata)
+    metadata, run_id = origin
+    user, tenant = caller_in(metadata)
     return Call(
         messages=messages,
         model=model,
         operation=operation,
         params=params,
-        user=caller.user,
-        tenant=caller.tenant,
+        user=user,
+        tenant=tenant,
         metadata=metadata,
-        id=new_id() if origin.run_id is None else str(origin.run_id),
+        id=new_id() if run_id is None else str(run_id),
     )
-
-
-def _text(name: Any) -> str | None:
-    return None if name is None else str(name)
 
 
 def learn(attempt: Attempt, generation: Generation, llm_output: Mapping[str, Any] | None = None) -> None:

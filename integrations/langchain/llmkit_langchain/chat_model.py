@@ -89,7 +89,7 @@ class ChatLLMKit(OriginChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call, backend = self._call(messages, stop, run_manager, kwargs)
-        with langchain_errors():
+        with langchain_errors:
             return result_of(self.kit.call(call, backend))
 
     @_with_signature
@@ -101,7 +101,7 @@ class ChatLLMKit(OriginChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call, backend = self._call(messages, stop, run_manager, kwargs)
-        with langchain_errors():
+        with langchain_errors:
             return result_of(await self.kit.acall(call, backend))
 
     def _stream(
@@ -112,7 +112,7 @@ class ChatLLMKit(OriginChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call, backend = self._call(messages, stop, run_manager, kwargs)
-        with langchain_errors(), closing(cast("Any", self.kit.stream(call, backend))) as chunks:
+        with langchain_errors, closing(cast("Any", self.kit.stream(call, backend))) as chunks:
             for chunk in chunks:
                 note_shared(call, chunk)
                 if run_manager is not None:  # else LangChain tells the callbacks
@@ -127,7 +127,7 @@ class ChatLLMKit(OriginChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call, backend = self._call(messages, stop, run_manager, kwargs)
-        with langchain_errors():
+        with langchain_errors:
             async with aclosing(cast("Any", self.kit.astream(call, backend))) as chunks:
                 async for chunk in chunks:
                     note_shared(call, chunk)

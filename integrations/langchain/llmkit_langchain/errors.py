@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from json import JSONDecodeError
 from typing import Any
@@ -33,6 +31,7 @@ _FAMILIES: tuple[tuple[type[LLMKitError], type[ModelError]], ...] = (
     (UpstreamLost, ModelConnectionError),
 )
 """The errors a call may end with, and what each is to LangChain; the first that fits counts."""
+_OURS = tuple(ours for ours, _ in _FAMILIES)
 
 _KINDS: tuple[tuple[type[ModelError], ErrorKind], ...] = (
     (ModelRateLimitError, "rate_limit"),
@@ -46,13 +45,17 @@ _KINDS: tuple[tuple[type[ModelError], ErrorKind], ...] = (
 )
 
 
-@contextmanager
-def langchain_errors() -> Iterator[None]:
-    """Raise what a call ends with as :func:`as_model_error` makes it."""
-    try:
-        yield
-    except tuple(ours for ours, _ in _FAMILIES) as error:
-        raise as_model_error(error) from error.__cause__
+class _AsModelErrors:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, _OURS):
+            raise as_model_error(error) from error.__cause__
+
+
+langchain_errors = _AsModelErrors()
+"""To be entered by ``with``: what a call ends with is raised as :func:`as_model_error` makes it."""
 
 
 def as_model_error(error: LLMKitError) -> LLMKitError:

@@ -37,22 +37,28 @@ class _Handler(RunTreeHandler):
     run_inline = True
     """In the caller's own task: LangChain asks it before handlers that only watch, and would use a thread else."""
     ignore_retry = ignore_custom_event = True
+    ignore_llm = ignore_chat_model = False
 
     def __init__(self, kit: LLMKit) -> None:
         super().__init__(kit)
         self.kit, self._mark = kit, mark_of(kit)
         self._runs = runs_of(kit)
+        self._targets: dict[tuple[Any, Any], Target] = {}
         _say_what_it_cannot(kit)
 
     def _call(self, run_id: UUID, messages: Any, told: dict[str, Any], operation: str) -> tuple[Call, Target] | None:
         """The call that a run makes and where it goes; None where it is counted already."""
-        self._join_tree(run_id, told.get("parent_run_id"))
+        if self._tree:
+            self._join_tree(run_id, told.get("parent_run_id"))
         metadata = told.get("metadata") or {}
         if metadata.get(MARK) == self._mark or not self._runs.claim(run_id):
             return None
+        provider, model = metadata.get("ls_provider"), metadata.get("ls_model_name")
+        target = self._targets.get((provider, model))
+        if target is None:
+            target = self._targets[provider, model] = target_for(self.kit, metadata)
         params = told.get("invocation_params") or {}
-        call = call_of(messages, params, Origin(metadata, run_id), metadata.get("ls_model_name"), operation)
-        return call, target_for(self.kit, metadata)
+        return call_of(messages, params, Origin(metadata, run_id), model, operation), target
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **_: Any) -> None:
         """The first that says something makes it a stream; LangChain tells it in no other way."""
@@ -68,14 +74,16 @@ class _Handler(RunTreeHandler):
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         """It ended well."""
-        self._leave_tree(run_id)
+        if self._tree:
+            self._leave_tree(run_id)
         if handle := self._runs.close(run_id):
             _learn(handle, response)
             handle.finish(response)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **told: Any) -> None:
         """It ended badly; a cancellation, or a stream left half-way, says nothing about the provider."""
-        self._leave_tree(run_id)
+        if self._tree:
+            self._leave_tree(run_id)
         if handle := self._runs.close(run_id):
             _learn(handle, told.get("response"))
             handle.fail(error)
@@ -102,7 +110,7 @@ class LLMKitCallbackHandler(_Handler):
     def _begin(self, run_id: UUID, messages: Any, told: dict[str, Any], operation: str) -> None:
         if made := self._call(run_id, messages, told, operation):
             try:
-                with langchain_errors():
+                with langchain_errors:
                     self._runs.open(run_id, self.kit.begin(*made, _BACKEND))
             except BaseException:
                 self._runs.close(run_id)
@@ -130,7 +138,7 @@ class AsyncLLMKitCallbackHandler(_Handler):
         _warn_in_sync_call(self.kit)
         if made := self._call(run_id, messages, told, operation):
             try:
-                with langchain_errors():
+                with langchain_errors:
                     self._runs.open(run_id, await self.kit.abegin(*made, _BACKEND))
             except BaseException:
                 self._runs.close(run_id)

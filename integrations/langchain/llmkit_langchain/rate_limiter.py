@@ -30,7 +30,7 @@ class LLMKitRateLimiter(BaseRateLimiter):
         whose = self._whose()
         if not blocking:
             return self._limiter.check_and_consume(*whose)
-        with langchain_errors(), self._limiter.acquire(*whose):
+        with langchain_errors, self._limiter.acquire(*whose):
             return True
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
@@ -38,7 +38,7 @@ class LLMKitRateLimiter(BaseRateLimiter):
         whose = self._whose()
         if not blocking:
             return self._limiter.check_and_consume(*whose)
-        with langchain_errors():
+        with langchain_errors:
             async with self._limiter.acquire(*whose):
                 return True
 

@@ -50,11 +50,10 @@ class RunTreeHandler(BaseCallbackHandler):
     on_retriever_error: Any = _fail_run
 
     def _join_tree(self, run_id: UUID, parent_run_id: UUID | None) -> None:
-        """A model's run began."""
-        if self._tree and parent_run_id is not None:
+        """A model's run began. To be called where there is a tree: an empty one, of no chain under way, is false."""
+        if parent_run_id is not None:
             self._tree.join(str(run_id), str(parent_run_id))
 
     def _leave_tree(self, run_id: UUID) -> None:
         """It ended."""
-        if self._tree:  # an empty one is false
-            self._tree.end(str(run_id))
+        self._tree.end(str(run_id))

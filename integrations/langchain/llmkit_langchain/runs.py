@@ -47,7 +47,7 @@ class Runs:
 
     def _forget_ended(self) -> None:
         """Drop the oldest runs whose lease has ended them: LangChain does not tell the end of every run."""
-        while self._handles:
+        while len(self._handles) > 1:  # the youngest is told of right now
             try:
                 oldest, handle = next(iter(self._handles.items()))
             except (StopIteration, RuntimeError):  # another thread opened or closed one meanwhile

@@ -76,7 +76,7 @@ def test_somebody_elses_refusal():
     class OverBudget(Refused):
         """The month's money is spent."""
 
-    with pytest.raises(OverBudget) as caught, langchain_errors():
+    with pytest.raises(OverBudget) as caught, langchain_errors:
         raise OverBudget("spent", 86_400.0)
     assert isinstance(caught.value, ModelError)
     assert caught.value.retry_after == 86_400.0
@@ -89,7 +89,7 @@ def test_cause_and_traceback_are_kept():
     def guard():
         raise PluginFailed("guard") from bug
 
-    with pytest.raises(PluginFailed) as caught, langchain_errors():
+    with pytest.raises(PluginFailed) as caught, langchain_errors:
         guard()
     assert caught.value.__cause__ is bug
     assert caught.value.__suppress_context__
@@ -98,7 +98,7 @@ def test_cause_and_traceback_are_kept():
 
 def test_other_errors_pass():
     """What is no end of a call is raised as it is."""
-    with pytest.raises(ConfigError) as caught, langchain_errors():
+    with pytest.raises(ConfigError) as caught, langchain_errors:
         raise ConfigError("wrong")
     assert not isinstance(caught.value, LangChainException)
 
