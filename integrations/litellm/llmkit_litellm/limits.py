@@ -32,7 +32,7 @@ class DeploymentLimits:
         if self._on_limit == "shadow":
             return None
         free = [target for target in targets if self._has_some_left(call, target)]
-        return free or None
+        return free if 0 < len(free) < len(targets) else None
 
     @hookimpl
     def llmkit_pre_attempt(self, call: Call, attempt: Attempt) -> Any:
