@@ -40,6 +40,7 @@ __all__ = [
     "PROXY_USER",
     "RESPONSES",
     "ROUTING_CONTEXT",
+    "SHUFFLE",
     "STRATEGY",
     "STREAMS",
     "CustomStreamWrapper",
@@ -77,6 +78,7 @@ __all__ = [
     "resembling",
     "response_headers",
     "selects",
+    "shuffled",
     "stream_class",
     "tell_of_hit",
     "unread",
@@ -91,6 +93,9 @@ ROUTING_CONTEXT = "_get_routing_context"
 
 RESPONSES, ARESPONSES = "_generic_api_call_with_fallbacks", "_aresponses_with_streaming_fallbacks"
 """What a Router sends the responses API by, sync and async; for what it is asked is an attribute of each instance."""
+
+SHUFFLE = "simple-shuffle"
+"""The default strategy, which has no selector."""
 
 STRATEGY = "latency-based-routing"
 """The strategy whose selector is told everything, sync and async: what a Router is told it has while we select."""
@@ -159,9 +164,7 @@ def selects(request_kwargs: Mapping[str, Any] | None) -> bool:
 def pick(
     router: Any, strategy: str | None, selector: Any, model: str, deployments: Sequence[Deployment], request: Any
 ) -> Any:
-    """The deployment that LiteLLM's own *strategy* would take; None: none of them."""
-    if strategy == "simple-shuffle":
-        return _shuffle(router, model, deployments, request["request_kwargs"])
+    """The deployment that LiteLLM's own *strategy*, another one than to shuffle, would take; None: none of them."""
     return router._select_deployment_sync(
         strategy=strategy, selector=selector, model=model, healthy_deployments=deployments, **request
     )
@@ -171,20 +174,21 @@ async def apick(
     router: Any, strategy: str | None, selector: Any, model: str, deployments: Sequence[Deployment], request: Any
 ) -> Any:
     """The same, for strategies that await."""
-    if strategy == "simple-shuffle":
-        return _shuffle(router, model, deployments, request["request_kwargs"])
     return await router._select_deployment_async(
         strategy=strategy, selector=selector, model=model, healthy_deployments=deployments, **request
     )
 
 
-def _shuffle(router: Any, model: str, deployments: Sequence[Deployment], request_kwargs: Any) -> Any:
+def shuffled(router: Any, model: str, deployments: Sequence[Deployment], request: Any) -> Any:
+    """The deployment that LiteLLM's default strategy takes, by chance and weight."""
     shuffle: Callable[..., Any] = simple_shuffle
     if not _SHUFFLE_TAKES_REQUEST:  # before 1.103
         return shuffle(llm_router_instance=router, healthy_deployments=deployments, model=model)
-    alias = getattr(router, "_core_get_model_from_alias", None) or router.get_model_from_alias
     return shuffle(
-        resolve_model_alias=alias, healthy_deployments=deployments, model=model, request_kwargs=request_kwargs
+        resolve_model_alias=getattr(router, "_core_get_model_from_alias", None) or router.get_model_from_alias,
+        healthy_deployments=deployments,
+        model=model,
+        request_kwargs=request["request_kwargs"],
     )
 
 

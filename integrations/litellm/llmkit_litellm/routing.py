@@ -95,16 +95,23 @@ class Selector:
         self, model: str, targets: Sequence[Target], places: Mapping[Target, Deployment], request: Mapping[str, Any]
     ) -> Generator[Ask, Any, Target | None]:
         deployments = [places[target] for target in targets]
-        asked = (self.router, self.strategy, self.selector, model, deployments, request)
-        picked = yield Ask(partial(compat.pick, *asked), partial(compat.apick, *asked))
-        return next((target for target in targets if places[target] is picked), targets[0] if picked else None)
+        if self.strategy == compat.SHUFFLE:
+            picked = compat.shuffled(self.router, model, deployments, request)
+        else:
+            asked = (self.router, self.strategy, self.selector, model, deployments, request)
+            picked = yield Ask(partial(compat.pick, *asked), partial(compat.apick, *asked))
+        for target, deployment in zip(targets, deployments, strict=True):
+            if deployment is picked:
+                return target
+        return targets[0] if picked else None
 
     def _route(self, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Sequence[Target]:
         try:
             kept = self.journey.kit.route(self.journey.call, targets)
         except Refused as refusal:
             raise as_litellm(refusal, self.journey.call.model) from refusal
-        dropped.update((target.name, "left out by the plugins") for target in targets if target not in kept)
+        if len(kept) < len(targets):
+            dropped.update((target.name, "left out by the plugins") for target in targets if target not in kept)
         return kept
 
 
