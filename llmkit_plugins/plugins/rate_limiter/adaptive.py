@@ -88,6 +88,7 @@ class TargetPace:
         "_requests",
         "_requests_before",
         "_tokens",
+        "counts_tokens",
         "free",
         "target",
     )
@@ -102,11 +103,8 @@ class TargetPace:
         self._pace = Pace()
         self.free = True
         """Whether nothing is known that could keep anybody waiting."""
-
-    @property
-    def counts_tokens(self) -> bool:
+        self.counts_tokens = False
         """Whether the provider has said how many tokens it admits."""
-        return "tokens" in self._buckets
 
     def wait(self, tokens: float) -> float:
         """Seconds until a request of *tokens* would be admitted, as far as is known."""
@@ -174,6 +172,7 @@ class TargetPace:
         if full <= 0 or (known is None and not (used > 0 and said.reset > 0)):
             return
         bucket = known or self._buckets.setdefault(said.meter, TokenBucket(1, clock=self._clock))
+        self.counts_tokens = "tokens" in self._buckets
         bucket.rule = Rate(used / said.reset if used > 0 and said.reset > 0 else bucket.rate, full)
         since = self._requests - sent[1] if said.meter == "requests" else self._tokens - sent[2]
         bucket.full_at = at + said.reset + since * bucket.rule.interval
@@ -192,18 +191,13 @@ class TargetPace:
         ]
 
 
-class Paces:
+class Paces(dict[str, TargetPace]):
     """The pace of each target, made when it is first needed; the oldest are forgotten where there are too many."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._targets: dict[str, TargetPace] = {}
 
-    def of(self, target: str) -> TargetPace:
-        """The pace of *target*."""
-        pace = self._targets.get(target)
-        if pace is None:
-            while len(self._targets) >= _MAX_TARGETS:
-                self._targets.pop(next(iter(self._targets)), None)
-            pace = self._targets.setdefault(target, TargetPace(target, self._clock))
-        return pace
+    def __missing__(self, target: str) -> TargetPace:
+        while len(self) >= _MAX_TARGETS:
+            self.pop(next(iter(self)), None)
+        return self.setdefault(target, TargetPace(target, self._clock))

@@ -8,7 +8,8 @@ from typing import Literal
 
 from llmkit_plugins.errors import RateLimited
 from llmkit_plugins.plugins.rate_limiter.adaptive import TargetPace
-from llmkit_plugins.plugins.rate_limiter.levels import Level, Plan, shown
+from llmkit_plugins.plugins.rate_limiter.levels import Level, Phase, Plan, shown
+from llmkit_plugins.plugins.rate_limiter.limits import Known
 from llmkit_plugins.plugins.rate_limiter.queueing import Queueing
 from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
 
@@ -40,6 +41,24 @@ class Admission:
                 raise over
             return self._untaken(ticket, over)
         return ticket
+
+    def at_once(self, ticket: Ticket, phase: Phase, known: Known) -> bool:
+        """Whether a *ticket* without keys has found them, and taken what it needs, in one step. Where not, look
+        closer."""
+        pace, admit = ticket.pace, phase.admit
+        if admit is None:
+            return False
+        if pace is None or pace.free:
+            keys = admit(*known, *ticket.charged)
+        else:
+            with self._books.lock:
+                keys = None if pace.wait(ticket.expected_tokens) else admit(*known, *ticket.charged)
+        if keys is None:
+            return False
+        ticket.keys = keys
+        if pace is not None:
+            ticket.sent = pace.send(ticket.expected_tokens)
+        return True
 
     def charge(self, ticket: Ticket) -> bool:
         """Take from every level, or from none."""
@@ -112,8 +131,8 @@ class Admission:
 
     def _untaken(self, ticket: Ticket, over: RateLimited) -> Ticket:
         """A ticket that has taken nothing, for a call that goes on all the same."""
-        free = Ticket(self._books, self._nothing, (), (), ticket.amounts)
-        free.over, free.pace = over, ticket.pace
+        free = Ticket(self._books, self._nothing, (), (), ticket.pace, ticket.amounts)
+        free.over = over
         if free.pace is not None:
             with self._books.lock:
                 free.sent = free.pace.send(ticket.expected_tokens)

@@ -6,24 +6,22 @@ from collections.abc import Mapping
 
 from llmkit_plugins.call import Call, Target, Usage
 from llmkit_plugins.errors import ConfigError, RateLimited
+from llmkit_plugins.plugins.rate_limiter.adaptive import TargetPace
 from llmkit_plugins.plugins.rate_limiter.levels import Keys, Plan, shown
 from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
 from llmkit_plugins.tokens import max_output_tokens, measured_prompt
 
 
-def one(books: Books, plan: Plan, keys: Keys) -> Ticket:
-    """One request, of which nothing else is counted."""
-    return Ticket(books, plan, keys, plan.ones)
-
-
-def expected(books: Books, plan: Plan, keys: Keys, call: Call, target: Target | None = None) -> Ticket:
+def expected(
+    books: Books, plan: Plan, keys: Keys, pace: TargetPace | None, call: Call, target: Target | None
+) -> Ticket:
     """What *call* is expected to use, at *target* if one is chosen.
 
     More than a whole burst is not expected of anybody: a limit that the estimate exceeds is then used up, or in debt.
     """
     amounts = foreseen(books, plan, call, target)
     learn_as = call.model if target is None else target.model, measured_prompt(call)
-    return Ticket(books, plan, keys, plan.expected(amounts), amounts, learn_as)
+    return Ticket(books, plan, keys, plan.expected(amounts), pace, amounts, learn_as)
 
 
 def foreseen(books: Books, plan: Plan, call: Call, target: Target | None) -> dict[str, float]:
@@ -36,10 +34,10 @@ def foreseen(books: Books, plan: Plan, call: Call, target: Target | None) -> dic
     return {"tokens": sent + answered, "input_tokens": sent, "output_tokens": answered, "cost": cost}
 
 
-def exactly(books: Books, plan: Plan, keys: Keys, amounts: Mapping[str, float]) -> Ticket:
+def exactly(books: Books, plan: Plan, keys: Keys, amounts: Mapping[str, float], pace: TargetPace | None) -> Ticket:
     """Known *amounts*. Raises ``RateLimited`` where a limit can never admit them."""
     if not plan.metered:
-        return one(books, plan, keys)
+        return Ticket(books, plan, keys, plan.ones, pace)
     for name, amount in amounts.items():
         if not 0.0 <= amount < float("inf"):
             raise ConfigError(f"{amount!r} is not valid", key=name, right="a number, 0 or more")
@@ -49,4 +47,4 @@ def exactly(books: Books, plan: Plan, keys: Keys, amounts: Mapping[str, float]) 
         if step > level.depth:
             level.refused += 1
             raise RateLimited(level.name, shown(key))
-    return Ticket(books, plan, keys, steps, amounts)
+    return Ticket(books, plan, keys, steps, pace, amounts)

@@ -175,15 +175,15 @@ class Phase:
         self._plans: dict[tuple[bool, ...], tuple[Plan, list[int]]] = {}
         self.full, _ = self._plan((True,) * len(limits))
         """The plan for a call that is subject to every limit."""
-        self.admit: Admit = _look_closer
-        """Takes one request from every level of the full plan, where nothing else is counted."""
-        self.has_room: HasRoom = _look_closer
-        """Whether there is certainly room for that many more."""
+        self.admit: Admit | None = None
+        """Takes from every level of the full plan at once, where the usual keys are all there is to know."""
+        self.has_room: HasRoom | None = None
+        """Whether there certainly is room at every level."""
         plain = all(limit.plain for limit, _ in limits)
         keys = [limits[number][0].per for number, _ in self._levels]
         if plain:
             self.has_room = _atomic(unrolled_room(self.full.levels, clock, keys), lock)
-            if not self.full.metered and not self.full.permits:
+            if not self.full.permits:
                 self.admit = _atomic(unrolled_admit(self.full.levels, clock, keys), lock)
         plain_keys = plain and all(len(key) == 1 for key in keys)
         self._plain_keys = _all_of([KEYS.index(key[0]) for key in keys]) if plain_keys else None
@@ -221,10 +221,6 @@ def levels_of(limit: Limit, max_keys: int, lock: Any) -> list[Level]:
 def shown(key: Hashable) -> str:
     """*key* as errors and logs name it."""
     return "/".join(map(str, key)) if isinstance(key, tuple) else str(key)
-
-
-def _look_closer(*_: Any) -> None:
-    """Of limits like these the keys alone do not tell."""
 
 
 def _atomic(function: F, lock: Any) -> F:

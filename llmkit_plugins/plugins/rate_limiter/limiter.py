@@ -12,8 +12,8 @@ from llmkit_plugins.errors import ConfigError, RateLimited
 from llmkit_plugins.plugins.rate_limiter.adaptive import Paces, TargetPace
 from llmkit_plugins.plugins.rate_limiter.admission import Admission, OnLimit
 from llmkit_plugins.plugins.rate_limiter.atomic import holding, lock_free
-from llmkit_plugins.plugins.rate_limiter.demand import exactly, expected, foreseen, one
-from llmkit_plugins.plugins.rate_limiter.levels import Level, Phase, levels_of
+from llmkit_plugins.plugins.rate_limiter.demand import exactly, expected, foreseen
+from llmkit_plugins.plugins.rate_limiter.levels import Keys, Level, Phase, Plan, levels_of
 from llmkit_plugins.plugins.rate_limiter.limits import Known, Limit
 from llmkit_plugins.plugins.rate_limiter.rate import positive
 from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
@@ -117,35 +117,31 @@ class RateLimiter:
 
     def request(self, call: Call) -> Ticket:
         """Take what *call* needs from the limits of its caller. Raises ``RateLimited``."""
-        known = None, None, call.user, call.tenant, None
-        ticket = self._at_once(self._request, None, known)
-        if ticket is not None:
-            return ticket
-        plan, keys = self._request.select(known, call.metadata)
-        ticket = expected(self._books, plan, keys, call) if plan.metered else one(self._books, plan, keys)
-        return self._admission.take(ticket, self._patience(call))
+        return self._take(self._request, (None, None, call.user, call.tenant, None), call)
 
     def attempt(self, call: Call, target: Target) -> Ticket:
         """Take what an attempt of *call* at *target* needs from their limits. Raises ``RateLimited``."""
-        pace = None if self._paces is None else self._paces.of(target.name)
         known = target.provider, target.model, call.user, call.tenant, target.name
-        ticket = self._at_once(self._attempt, pace, known)
-        if ticket is not None:
-            return ticket
-        return self._admission.take(self._attempting(call, target, pace, known), self._patience(call))
+        return self._take(self._attempt, known, call, target)
 
     def outlook(self, call: Call, target: Target) -> RateLimited | None:
         """The refusal that an attempt of *call* at *target* would meet now; None where there is room."""
-        pace = None if self._paces is None else self._paces.of(target.name)
+        pace = None if self._paces is None else self._paces[target.name]
         known = target.provider, target.model, call.user, call.tenant, target.name
-        phase, plan = self._attempt, self._attempt.full
-        if plan.metered or not (pace is None or pace.free):
+        has_room, plan = self._attempt.has_room, self._attempt.full
+        room: bool | None = None
+        if has_room is None:
+            pass  # of limits like these the usual keys do not tell
+        elif plan.metered or not (pace is None or pace.free):
             amounts = foreseen(self._books, plan, call, target)
             delay = self._admission.delay(pace, amounts["tokens"])
-            room = not delay and phase.has_room(*known, *plan.expected(amounts))
+            room = not delay and has_room(*known, *plan.expected(amounts))
         else:
-            room = phase.has_room(*known)
-        return None if room else self._admission.over(self._attempting(call, target, pace, known))
+            room = has_room(*known)
+        if room:
+            return None
+        plan, keys = self._attempt.select(known, call.metadata)
+        return self._admission.over(self._needing(plan, keys, pace, call, target))
 
     def acquire(
         self,
@@ -166,15 +162,15 @@ class RateLimiter:
         ``with limiter.acquire(user="user-1", input_tokens=800) as ticket: ...``. Raises ``RateLimited``; with
         ``retry_after`` None where an amount can never be admitted.
         """
-        pace = None if self._paces is None or target is None else self._paces.of(target)
+        pace = None if self._paces is None or target is None else self._paces[target]
         known = provider, model, user, tenant, target
-        ticket = self._at_once(self._all, pace, known)
-        if ticket is not None:
-            return ticket
+        if not self._all.full.metered:
+            ticket = Ticket(self._books, self._all.full, (), self._all.full.ones, pace)
+            if self._admission.at_once(ticket, self._all, known):
+                return ticket
         plan, keys = self._all.select(known, metadata or {})
         amounts = {"input_tokens": input_tokens, "output_tokens": output_tokens, "cost": cost}
-        ticket = exactly(self._books, plan, keys, amounts)
-        ticket.pace = pace
+        ticket = exactly(self._books, plan, keys, amounts, pace)
         return self._admission.take(ticket, self.max_wait_seconds if max_wait_seconds is None else max_wait_seconds)
 
     def stats(self) -> dict[str, LimitStats]:
@@ -184,26 +180,19 @@ class RateLimiter:
             for level in self._levels
         }
 
-    def _at_once(self, phase: Phase, pace: TargetPace | None, known: Known) -> Ticket | None:
-        """A ticket that has taken one request, where nothing else is counted, every key is known and there is room."""
-        if pace is not None and not pace.free:
-            return None
-        keys = phase.admit(*known)
-        if keys is None:
-            return None
-        ticket = one(self._books, phase.full, keys)
-        if pace is not None:
-            ticket.pace, ticket.sent = pace, pace.send(0.0)
-        return ticket
+    def _take(self, phase: Phase, known: Known, call: Call, target: Target | None = None) -> Ticket:
+        pace = None if self._paces is None or target is None else self._paces[target.name]
+        if phase.admit is not None:
+            ticket = self._needing(phase.full, (), pace, call, target)
+            if self._admission.at_once(ticket, phase, known):
+                return ticket
+        plan, keys = phase.select(known, call.metadata)
+        return self._admission.take(self._needing(plan, keys, pace, call, target), self._patience(call))
 
-    def _attempting(self, call: Call, target: Target, pace: TargetPace | None, known: Known) -> Ticket:
-        plan, keys = self._attempt.select(known, call.metadata)
+    def _needing(self, plan: Plan, keys: Keys, pace: TargetPace | None, call: Call, target: Target | None) -> Ticket:
         if plan.metered or (pace is not None and pace.counts_tokens):
-            ticket = expected(self._books, plan, keys, call, target)
-        else:
-            ticket = one(self._books, plan, keys)
-        ticket.pace = pace
-        return ticket
+            return expected(self._books, plan, keys, pace, call, target)
+        return Ticket(self._books, plan, keys, plan.ones, pace)
 
     def _patience(self, call: Call) -> float:
         if self.on_limit != "wait":
@@ -246,7 +235,7 @@ class RateLimiter:
             name = plan.levels[0].name
             raise ConfigError(f"a permit of {name!r} has to be released", key="check_and_consume", right="use acquire")
         amounts = {"input_tokens": input_tokens, "output_tokens": output_tokens, "cost": cost}
-        ticket = exactly(self._books, plan, keys, amounts)
+        ticket = exactly(self._books, plan, keys, amounts, None)
         if self._admission.charge(ticket):
             return True
         over = self._admission.over(ticket)

@@ -173,7 +173,7 @@ def _spent(attempt: Attempt) -> Spent:
     if attempt.started is None:
         return NOTHING
     if usage is not None:
-        return Spent(usage.input_tokens, usage.output_tokens, attempt.cost, complete=attempt.outcome == "ok")
+        return Spent(usage.input_tokens, usage.output_tokens, attempt.cost, attempt.outcome == "ok")
     if attempt.outcome == "ok":
         return AS_EXPECTED
     if attempt.first_chunk is not None:

@@ -80,6 +80,7 @@ class Ticket:
         plan: Plan,
         keys: Keys,
         charged: Sequence[float],
+        pace: TargetPace | None = None,
         amounts: Mapping[str, float] = NOTHING,
         learn_as: LearnAs | None = None,
     ) -> None:
@@ -95,7 +96,7 @@ class Ticket:
         self.held = False
         self.leased_until = 0.0
         self.queueing: Queueing | None = None
-        self.pace: TargetPace | None = None
+        self.pace = pace
         self.sent: Sent | None = None
         self.expected_tokens = amounts.get("tokens", 0.0)
         self._learn_as = learn_as
@@ -135,12 +136,17 @@ class Ticket:
         What exceeds the expectation is charged as well: a debt may result. Told again (by a further attempt), it adds
         up. Nothing is learned from answers that broke off: *complete* is False then.
         """
-        said = (("input_tokens", input_tokens), ("output_tokens", output_tokens), ("cost", cost))
+        told: dict[str, float] = {}
         with self.books.lock:
             if complete and self._learn_as is not None:
                 self._learn(self._learn_as, input_tokens, output_tokens, cost)
             so_far = self.amounts if self._settled else NOTHING
-            told = {meter: used + so_far.get(meter, 0.0) for meter, used in said if used is not None}
+            if input_tokens is not None:
+                told["input_tokens"] = input_tokens + so_far.get("input_tokens", 0.0)
+            if output_tokens is not None:
+                told["output_tokens"] = output_tokens + so_far.get("output_tokens", 0.0)
+            if cost is not None:
+                told["cost"] = cost + so_far.get("cost", 0.0)
             now = {**self.amounts, **told}
             if input_tokens is not None or output_tokens is not None:
                 now["tokens"] = told["tokens"] = now.get("input_tokens", 0.0) + now.get("output_tokens", 0.0)

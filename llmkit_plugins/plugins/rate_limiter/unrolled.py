@@ -35,18 +35,18 @@ from functools import lru_cache
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
-from llmkit_plugins.plugins.rate_limiter.limits import KEYS, Known
+from llmkit_plugins.plugins.rate_limiter.limits import KEYS
 
 if TYPE_CHECKING:
     from llmkit_plugins.clock import Clock
     from llmkit_plugins.plugins.rate_limiter.levels import Level
 
 Take = Callable[..., tuple[float, ...] | None]
-Admit = Callable[[*Known], tuple[Hashable, ...] | None]
-"""``admit(provider, model, user, tenant, target)`` takes one request from every level and returns the keys."""
+Admit = Callable[..., tuple[Hashable, ...] | None]
+"""``admit(provider, model, user, tenant, target, *steps)`` takes them from every level, one request if none are given,
+and returns the keys."""
 HasRoom = Callable[..., bool | None]
-"""``has_room(provider, model, user, tenant, target, *steps)``: whether that much more would be admitted; one request,
-if not given."""
+"""``has_room(provider, model, user, tenant, target, *steps)``: whether they would be admitted now."""
 
 _KNOWN = ", ".join(KEYS)
 
@@ -86,21 +86,21 @@ def unrolled_check(
 
 
 def unrolled_admit(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence[str]]) -> Admit:
-    """``admit`` for *levels* that count requests, keyed by the arguments that *keys* name.
+    """``admit`` for *levels* that need no permits, keyed by the arguments that *keys* name.
 
     None where a level refuses, or a key is new or missing: then look closer.
     """
     names, tuples = _named(keys)
     body = _body(levels, names, [f"return {', '.join(names)},"], ["return None"] * len(levels)) if levels else ()
-    lines = [f"def take({_KNOWN}):", *tuples, *body, f"    return {None if levels else ()}"]
-    return _function(lines, levels, clock, _ones(levels))
+    rooms = [f"    room{n} = depth{n} - step{n}" for n in range(len(levels))]
+    lines = [_signature(levels), *tuples, *rooms, *body, f"    return {None if levels else ()}"]
+    return _function(lines, levels, clock, {**_depths(levels), **_ones(levels)})
 
 
 def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence[str]]) -> HasRoom:
     """``has_room`` for *levels* keyed by the arguments that *keys* name; whoever is not in their tables has it."""
     names, tuples = _named(keys)
-    arguments = ", ".join([_KNOWN, *[f"step{n}=step{n}" for n in range(len(levels))]])
-    lines = [f"def take({arguments}):", *tuples]
+    lines = [_signature(levels), *tuples]
     if any(level.timed for level in levels):
         lines.append("    now = clock()")
     for n, (level, key) in enumerate(zip(levels, names, strict=True)):
@@ -112,6 +112,10 @@ def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence
             "        return False",
         ]
     return _function([*lines, "    return True"], levels, clock, {**_depths(levels), **_ones(levels)})
+
+
+def _signature(levels: Sequence[Level]) -> str:
+    return f"def take({', '.join([_KNOWN, *[f'step{n}=step{n}' for n in range(len(levels))]])}):"
 
 
 def _named(keys: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:

@@ -90,7 +90,7 @@ def test_a_provider_may_say_otherwise(limiter):
     second.answered(requests(20, 60, "40s"), at=1000.0)
     first.answered(requests(1, 60, "59s"), at=999.0)
     assert admitted(limiter) == 20
-    third = Paces(lambda: 0.0).of("x")
+    third = Paces(lambda: 0.0)["x"]
     sent = third.send(0)
     third.answered(sent, requests(0, 60, "60s"), 0.0, refused=False, retry_after=None)
     assert third.wait(0) == pytest.approx(1)
@@ -228,8 +228,8 @@ def test_the_number_of_targets_is_bounded(clock):
     """Targets that come and go do not pile up."""
     paces = Paces(clock)
     for number in range(20_000):
-        paces.of(f"target-{number}")
-    assert len(paces._targets) <= 10_000
+        assert paces[f"target-{number}"] is paces[f"target-{number}"]
+    assert len(paces) <= 10_000
 
 
 @pytest.mark.parametrize(
