@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmkit_plugins.clock import Clock
-from llmkit_plugins.plugins.rate_limiter.bucket import FULL, TokenBucket
+from llmkit_plugins.plugins.rate_limiter.bucket import FULL
 from llmkit_plugins.plugins.rate_limiter.headers import Said, said_of
 from llmkit_plugins.plugins.rate_limiter.rate import Rate
 
@@ -71,6 +71,33 @@ class Pace:
         return 0.0 if pace is None else max(0.0, self._full_at - now - 1.0 / pace)
 
 
+class Allowance:
+    """What a provider has said that it admits, of requests or of tokens: GCRA with one float of state."""
+
+    __slots__ = ("full_at", "rate")
+
+    def __init__(self, rate: Rate) -> None:
+        self.rate = rate
+        self.full_at = FULL
+
+    def step(self, amount: float) -> float:
+        """The seconds that *amount* takes to come back; more than all there can ever be is not asked for."""
+        return min(amount * self.rate.interval, self.rate.fill)
+
+    def wait(self, amount: float, now: float) -> float:
+        """Seconds until *amount* is there."""
+        ahead = max(self.full_at - now, 0.0) + self.step(amount)
+        return ahead - self.rate.fill if ahead > self.rate.depth else 0.0
+
+    def take(self, amount: float, now: float) -> None:
+        """Take *amount*, even what is not there yet."""
+        self.full_at = max(self.full_at, now) + self.step(amount)
+
+    def give_back(self, amount: float) -> None:
+        """It was not taken after all."""
+        self.full_at -= self.step(amount)
+
+
 class TargetPace:
     """What one target's provider admits: what it says it admits, how long it said to stay away, and its pace.
 
@@ -78,8 +105,8 @@ class TargetPace:
     """
 
     __slots__ = (
+        "_allowed",
         "_began",
-        "_buckets",
         "_clock",
         "_heard_at",
         "_hold_until",
@@ -95,7 +122,7 @@ class TargetPace:
 
     def __init__(self, target: str, clock: Clock) -> None:
         self.target, self._clock = target, clock
-        self._buckets: dict[str, TokenBucket] = {}
+        self._allowed: dict[str, Allowance] = {}
         self._most: dict[str, float] = {}
         self._requests = self._tokens = self._requests_before = 0.0
         self._began = clock()
@@ -112,9 +139,9 @@ class TargetPace:
             return 0.0
         now = self._clock()
         longest = max(0.0, self._hold_until - now, self._pace.wait(now))
-        for bucket, cost in self._each(tokens):
-            longest = max(longest, bucket.retry_after(cost))
-        self.free = not self._buckets and not longest and self._pace.now(now) is None
+        for meter, allowance in self._allowed.items():
+            longest = max(longest, allowance.wait(tokens if meter == "tokens" else 1.0, now))
+        self.free = not self._allowed and not longest and self._pace.now(now) is None
         return longest
 
     def send(self, tokens: float) -> Sent:
@@ -126,8 +153,8 @@ class TargetPace:
         self._tokens += tokens
         if not self.free:
             self._pace.sent(now)
-            for bucket, cost in self._each(tokens):
-                bucket.reserve(cost)
+            for meter, allowance in self._allowed.items():
+                allowance.take(tokens if meter == "tokens" else 1.0, now)
         return now, self._requests, self._tokens
 
     def take_back(self, tokens: float) -> None:
@@ -135,8 +162,8 @@ class TargetPace:
         self._requests -= 1.0
         self._tokens -= tokens
         self._pace.sent(self._clock(), -1.0)
-        for bucket, cost in self._each(tokens):
-            bucket.refund(cost)
+        for meter, allowance in self._allowed.items():
+            allowance.give_back(tokens if meter == "tokens" else 1.0)
 
     def answered(
         self, sent: Sent, headers: Mapping[str, str], at: float, *, refused: bool, retry_after: float | None
@@ -157,38 +184,39 @@ class TargetPace:
             self.free = False
 
     def _hear(self, said: Said, at: float, sent: Sent) -> None:
-        """Make what was said the state of a bucket.
+        """Make what was said the state of an allowance.
 
         Providers in this field fill their buckets continuously, and what they call reset is when the bucket is full
         (OpenAI, Anthropic, Groq): that is GCRA's state itself, and the rate follows from it. Where the limit is not
         named, it is the most that was ever left; and with nothing left, nothing is sent until the reset.
         """
-        known = self._buckets.get(said.meter)
+        allowance = self._allowed.get(said.meter)
         full = said.limit or max(self._most.get(said.meter, 0.0), said.left)
         self._most[said.meter] = full
         if said.limit is None and not said.left:
             self._hold(at + said.reset)
         used = full - said.left
-        if full <= 0 or (known is None and not (used > 0 and said.reset > 0)):
+        if full <= 0:
             return
-        bucket = known or self._buckets.setdefault(said.meter, TokenBucket(1, clock=self._clock))
-        self.counts_tokens = "tokens" in self._buckets
-        bucket.rule = Rate(used / said.reset if used > 0 and said.reset > 0 else bucket.rate, full)
-        since = self._requests - sent[1] if said.meter == "requests" else self._tokens - sent[2]
-        bucket.full_at = at + said.reset + since * bucket.rule.interval
+        if used > 0 and said.reset > 0:
+            amount = used / said.reset
+        elif allowance is not None:
+            amount = allowance.rate.amount
+        else:
+            return
+        if allowance is None:
+            allowance = self._allowed[said.meter] = Allowance(Rate(amount, full))
+            self.counts_tokens = "tokens" in self._allowed
+        elif (amount, full) != (allowance.rate.amount, allowance.rate.burst):
+            allowance.rate = Rate(amount, full)
+        since = self._tokens - sent[2] if said.meter == "tokens" else self._requests - sent[1]
+        allowance.full_at = at + said.reset + since * allowance.rate.interval
         self.free = False
 
     def _hold(self, until: float) -> None:
         """Nothing is admitted *until* then; where several say, the longest."""
         self._hold_until = max(self._hold_until, min(until, self._clock() + MAX_HOLD_SECONDS))
         self.free = False
-
-    def _each(self, tokens: float) -> list[tuple[TokenBucket, float]]:
-        """Each bucket, and what a request costs there; more than all it can ever hold is not asked of it."""
-        return [
-            (bucket, min(1.0 if meter == "requests" else tokens, bucket.rule.burst))
-            for meter, bucket in self._buckets.items()
-        ]
 
 
 class Paces(dict[str, TargetPace]):

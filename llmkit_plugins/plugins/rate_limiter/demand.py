@@ -25,12 +25,14 @@ def expected(
 
 
 def foreseen(books: Books, plan: Plan, call: Call, target: Target | None) -> dict[str, float]:
-    """The tokens and dollars that *call* is expected to use; the prices of the *target* are asked where they matter."""
+    """The tokens that *call* is expected to use, and where they are counted the dollars, by the prices of the
+    *target* if there are any."""
     model = call.model if target is None else target.model
     sent, answered = books.estimator.tokens(model, measured_prompt(call), max_output_tokens(call.params))
-    cost = None if target is None or not plan.priced else target.cost(Usage(round(sent), round(answered)))
-    if cost is None:
-        cost = books.estimator.cost(model, sent + answered)
+    cost = 0.0
+    if plan.priced:
+        priced = None if target is None else target.cost(Usage(round(sent), round(answered)))
+        cost = books.estimator.cost(model, sent + answered) if priced is None else priced
     return {"tokens": sent + answered, "input_tokens": sent, "output_tokens": answered, "cost": cost}
 
 

@@ -12,6 +12,8 @@ _HORIZON_CHARS = 1e6
 _OUTPUT_PROBABILITY = 0.9
 _FIRST_MARGIN = 1.5
 _SMALLEST_GAIN = 0.07
+_SETTLED = 1.0 / _SMALLEST_GAIN**2
+"""How many values until the gain is that small."""
 _MAX_MODELS = 1000
 
 
@@ -23,10 +25,11 @@ class Quantile:
     guess until the first value is seen.
     """
 
-    __slots__ = ("probability", "seen", "value")
+    __slots__ = ("_down", "_up", "probability", "seen", "value")
 
     def __init__(self, probability: float, value: float) -> None:
         self.probability, self.value, self.seen = probability, value, 0
+        self._up, self._down = self._factors(_SMALLEST_GAIN)
 
     def learn(self, value: float) -> None:
         """One more *value*, above 0."""
@@ -34,8 +37,12 @@ class Quantile:
         if self.seen == 1:
             self.value = value * _FIRST_MARGIN
             return
-        gain = max(_SMALLEST_GAIN, 1.0 / sqrt(self.seen))
-        self.value *= exp(gain * (self.probability if value > self.value else self.probability - 1.0))
+        up, down = (self._up, self._down) if self.seen > _SETTLED else self._factors(1.0 / sqrt(self.seen))
+        self.value *= up if value > self.value else down
+
+    def _factors(self, gain: float) -> tuple[float, float]:
+        """What a value above the estimate, and one below, make of it."""
+        return exp(gain * self.probability), exp(gain * (self.probability - 1.0))
 
 
 class Profile:

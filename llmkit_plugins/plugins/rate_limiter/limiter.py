@@ -107,6 +107,8 @@ class RateLimiter:
         """Whether there is anything that :meth:`request` takes."""
         self.limits_attempts = learn_from_providers or bool(self._attempt.full.levels)
         """Whether there is anything that :meth:`attempt` takes or learns."""
+        self.counts_money = self._all.full.priced
+        """Whether any limit is one of dollars."""
         self._admission = Admission(self._books, self._levels, on_limit)
         self.check_and_consume = self._fast_check() or self._check
 

@@ -91,7 +91,7 @@ class RateLimiterPlugin:
                 ticket.refund()
             return
         if (ticket is not None and ticket.amounts) or (of_caller is not None and of_caller.amounts):
-            spent = _spent(attempt)
+            spent = _spent(attempt, priced=self.limiter.counts_money)
             if ticket is not None:
                 _settle(ticket, spent)
             if of_caller is not None and spent is not NOTHING:
@@ -117,7 +117,7 @@ class RateLimiterPlugin:
         sent = [attempt for attempt in call.attempts if attempt.started is not None]
         if not sent:
             ticket.refund()
-        elif all(attempt.outcome is not None and _spent(attempt) is NOTHING for attempt in sent):
+        elif all(attempt.outcome is not None and _spent(attempt, priced=False) is NOTHING for attempt in sent):
             _settle(ticket, NOTHING)
         ticket.release()
 
@@ -167,13 +167,14 @@ class RateLimiterPlugin:
             self._events.publish(LimitReached(call, refusal.limit, action, seconds))
 
 
-def _spent(attempt: Attempt) -> Spent:
-    """What *attempt* used: as the provider said, else what was streamed, else what was expected of it."""
+def _spent(attempt: Attempt, *, priced: bool) -> Spent:
+    """What *attempt* used: as the provider said, else what was streamed, else what was expected of it. Dollars only if
+    *priced*."""
     usage = attempt.usage
     if attempt.started is None:
         return NOTHING
     if usage is not None:
-        return Spent(usage.input_tokens, usage.output_tokens, attempt.cost, attempt.outcome == "ok")
+        return Spent(usage.input_tokens, usage.output_tokens, attempt.cost if priced else None, attempt.outcome == "ok")
     if attempt.outcome == "ok":
         return AS_EXPECTED
     if attempt.first_chunk is not None:
