@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import pytest
 
-from llmkit_plugins import Call, RateLimited
+from llmkit_plugins import Call, RateLimited, Target
 from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiter, TokenBucket, atomic, bucket, levels, limiter
 
 THREADS = 4
@@ -180,6 +181,31 @@ def test_tickets_of_calls(way):
         return taken
 
     assert race(take) == BURST // 8
+
+
+def test_what_a_provider_has_left(way):
+    """Of what a provider says is left, four threads are admitted exactly as many, whatever else is limited."""
+    left = BURST // 40
+    for limits in ([], [Limit(requests="1/d", burst=BURST, per=("target",))], [Limit(concurrency=BURST)]):
+        limiter = RateLimiter(limits, clock=lambda: 0.0)
+        call, target = Call(), Target("t", "p", "m")
+        limiter.attempt(call, target).answered(
+            {
+                "x-ratelimit-limit-requests": str(2 * left),
+                "x-ratelimit-remaining-requests": str(left),
+                "x-ratelimit-reset-requests": str(left),
+            }
+        )
+
+        def attempt(_: int) -> int:
+            taken = 0
+            for _ in range(left):
+                with suppress(RateLimited):
+                    limiter.attempt(call, target)  # noqa: B023
+                    taken += 1
+            return taken
+
+        assert race(attempt) == left
 
 
 def test_permits(way):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from llmkit_plugins.errors import RateLimited
 from llmkit_plugins.plugins.rate_limiter.adaptive import TargetPace
-from llmkit_plugins.plugins.rate_limiter.levels import Level, Phase, Plan, shown
+from llmkit_plugins.plugins.rate_limiter.levels import Keys, Level, Phase, Plan, shown
 from llmkit_plugins.plugins.rate_limiter.limits import Known
 from llmkit_plugins.plugins.rate_limiter.queueing import Queueing
 from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
@@ -49,15 +49,16 @@ class Admission:
         if admit is None:
             return False
         if pace is None or pace.free:
-            keys = admit(*known, *ticket.charged)
-        else:
-            with self._books.lock:
-                keys = None if pace.wait(ticket.expected_tokens) else admit(*known, *ticket.charged)
+            return self._admitted(ticket, admit(*known, *ticket.charged))
+        with self._books.lock:  # or others could be sent between looking at the pace and counting
+            return not pace.wait(ticket.expected_tokens) and self._admitted(ticket, admit(*known, *ticket.charged))
+
+    def _admitted(self, ticket: Ticket, keys: Keys | None) -> bool:
         if keys is None:
             return False
         ticket.keys = keys
-        if pace is not None:
-            ticket.sent = pace.send(ticket.expected_tokens)
+        if ticket.pace is not None:
+            ticket.sent = ticket.pace.send(ticket.expected_tokens)
         return True
 
     def charge(self, ticket: Ticket) -> bool:
