@@ -47,11 +47,13 @@ class Decision:
     why: Why
     predicted_seconds: float
     """Until the answer is complete."""
-    targets: Sequence[Target]
     place: int
-    call: Call
-    judge: Judge
+    """That of ``target`` among those it was chosen from."""
     case: Case | None
+    """The call as it was known; None where it was not needed, and there are instead:"""
+    call: Call
+    targets: Sequence[Target]
+    judge: Judge
 
     @property
     def predicted_latency_ms(self) -> float:
@@ -66,13 +68,13 @@ class Decision:
     @property
     def order(self) -> tuple[Target, ...]:
         """All targets, the best first, equal ones as they were given; of those not compared, each in its turn."""
-        targets, place, case = tuple(self.targets), self.place, self.case
-        scores = None if case is None else case.scores
-        if scores is None or len(scores) == _PAIR:
-            return targets[place:] + targets[:place]
-        places = sorted(range(len(scores)), key=scores.__getitem__)
-        places.remove(place)
-        return (self.target, *[targets[other] for other in places])
+        place, case = self.place, self.case
+        targets = tuple(self.targets if case is None else case.targets)
+        if case is not None and case.scores is not None and len(targets) > _PAIR:
+            places = sorted(range(len(targets)), key=case.scores.__getitem__)
+            places.remove(place)
+            return (self.target, *[targets[other] for other in places])
+        return targets[place:] + targets[:place] if place else targets
 
     @property
     def fallbacks(self) -> tuple[Target, ...]:
@@ -98,7 +100,7 @@ class Decision:
         return [f"misses the objectives by {missed:.0%}" if missed else "meets the objectives"]
 
     def _unknown_prices(self) -> list[str]:
-        unpriced = [target.name for target in self.targets if not priced(target)]
+        unpriced = [target.name for target in self._known.targets if not priced(target)]
         if not self._known.goals.cost or not unpriced:
             return []
         return [f"ranked last, as their price is unknown: {', '.join(unpriced)}"]
@@ -108,7 +110,7 @@ def decide(case: Case, place: int, why: Why) -> Decision:
     """That the call of *case* goes to the target in that *place*."""
     decision = new(Decision)
     decision.target, decision.why, decision.predicted_seconds = case.targets[place], why, case.seconds(place)
-    decision.targets, decision.place, decision.call, decision.case = case.targets, place, case.call, case
+    decision.place, decision.case = place, case
     return decision
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log
+from math import log2
 
 _RARE = 0.0005
 _LARGEST_ODDS = 8.0
@@ -28,8 +28,8 @@ class Failures:
         self.rate = self.usual_rate = _PRIOR_RATE
         """Of failures, expected of the next attempt, and in the long run."""
         self.success = 1.0 - self.rate
-        self.surprisal = -log(self.success)
-        """Of an answer: how much the chance of one matters in a product of powers."""
+        self.surprisal = -log2(self.success)
+        """Of an answer, in bits: what the chance of one counts for in a product of powers."""
         self._odds, self._attempts, self.suspected = _RARE, _PRIOR_ATTEMPTS, False
         self._at, self._per_second = now, 1.0 / half_life
 
@@ -58,4 +58,4 @@ class Failures:
         self.usual_rate += counted * (failed - self.usual_rate) / self._attempts
         self.rate = brown_out * _IN_A_BROWN_OUT + (1.0 - brown_out) * self.usual_rate
         self.success = 1.0 - self.rate
-        self.surprisal = -log(self.success)
+        self.surprisal = -log2(self.success)

@@ -107,6 +107,9 @@ class Knowledge:
         targets = tuple(targets)
         return self._lineups.get(targets) or self._meet_all(targets)
 
+    def _lineup(self, targets: Sequence[Target], tracks: Sequence[Track]) -> Lineup:
+        return Lineup(targets, tracks, discounts=self.affinity is not None)
+
     def _track(self, target: Target) -> Track:
         return self._tracks.get(target.name) or self._meet(target.name)
 
@@ -157,7 +160,7 @@ class Knowledge:
         if not targets:
             raise NoTarget({})
         with self._lock:
-            lineup = Lineup(targets, [self._track(target) for target in targets])
+            lineup = self._lineup(targets, [self._track(target) for target in targets])
             while len(self._lineups) >= _MOST_LINEUPS:
                 del self._lineups[next(iter(self._lineups))]
             self._lineups[targets] = lineup

@@ -94,24 +94,22 @@ class Latency:
         """Predicted seconds to the first chunk beside a number of calls of the bit length *crowd*."""
         return self.first * self.factors[crowd if crowd < self.densest else -1]
 
-    def first_part(self, seconds: float, tokens: float, usual_tokens: float, crowd: int, prompt: float) -> float:
-        """The part of a whole answer's *seconds* until its first token.
+    def learn(
+        self,
+        first: float | None,
+        seconds: float,
+        tokens: float,
+        usual_tokens: float,
+        crowd: int,
+        now: float,
+        prompt: float = 0.0,
+    ) -> None:
+        """An answer to what was sent beside a number of calls of the bit length *crowd* was complete after *seconds*,
+        *first* of them before it began, and had *tokens* tokens, where *usual_tokens* are usual.
 
-        What was not predicted goes to the tokens the more there are (normalised least mean squares, Nagumo and Noda
-        1967).
-        """
-        expected = self.first_chunk(crowd) * (1.0 + self.prompt_share * prompt)
-        many = tokens / usual_tokens
-        first = expected + (seconds - expected - tokens * self.token) / (1.0 + many * many)
-        least = _LEAST_OF_IT * expected
-        return first if first > least else least
-
-    def learn(self, first: float, rest: float, tokens: float, crowd: int, now: float, prompt: float = 0.0) -> None:
-        """An answer to what was sent beside a number of calls of the bit length *crowd* began after *first* seconds,
-        and took *rest* more for *tokens* tokens.
-
-        *prompt* is by how many times its usual length the prompt was longer: 0 is as usual, 1 is twice as long. (One
-        function: as four it costs half as much again.)
+        With *first* None, nobody saw it begin: what was not predicted goes to the tokens the more there are (normalised
+        least mean squares, Nagumo and Noda 1967). *prompt* is by how many times its usual length the prompt was longer:
+        0 is as usual, 1 is twice as long. (One function: as four it costs half as much again.)
         """
         idle = (now - self._learned) * self._per_second
         gain = self.gain + idle
@@ -124,6 +122,15 @@ class Latency:
         expected = mean * factors[crowd] if crowd <= self.densest else self._meet(crowd)
         if prompt:
             expected *= 1.0 + self.prompt_share * prompt
+        if first is None:
+            many, least = tokens / usual_tokens, _LEAST_OF_IT * expected
+            first = expected + (seconds - expected - tokens * token) / (1.0 + many * many)
+            if first < least:
+                first = least
+        elif first < 0.0:
+            first = 0.0
+        if first > seconds:
+            first = seconds
         ratio = first / expected
         if ratio > OUTLIER:
             ratio = OUTLIER
@@ -131,7 +138,7 @@ class Latency:
             gain = 1.0 - ratio * ratio
         self.first = mean + gain * mean * (ratio - 1.0) + _INSTANT
         if tokens > 1.0:
-            reading = rest / (tokens - 1.0)
+            reading = (seconds - first) / (tokens - 1.0)
             if reading > OUTLIER * token:
                 reading = OUTLIER * token
             self.token = token + gain * (reading - token) + _INSTANT
@@ -140,7 +147,7 @@ class Latency:
             self.curious = readings & 7 == 7
         else:
             self.curious = readings < _SETTLING
-            self._learn_more(ratio, (first + rest + _INSTANT) / (expected + tokens * token), crowd, prompt, now)
+            self._learn_more(ratio, (seconds + _INSTANT) / (expected + tokens * token), crowd, prompt, now)
 
     def blend(self, answers: int, first: float, token: float) -> None:
         """So many answers, sent and ended at about the same time, took that long on average, as if alone."""

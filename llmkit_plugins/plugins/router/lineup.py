@@ -14,10 +14,10 @@ class Lineup:
 
     __slots__ = ("alike", "targets", "tracks", "weights")
 
-    def __init__(self, targets: Sequence[Target], tracks: Sequence[Track]) -> None:
+    def __init__(self, targets: Sequence[Target], tracks: Sequence[Track], *, discounts: bool = False) -> None:
         self.targets, self.tracks = targets, tracks
         weights = [target.weight for target in targets]
         self.weights = None if len(set(weights)) == 1 else weights
         """Of the targets; None where all have the same."""
-        self.alike = len({(target.input_price, target.output_price, target.cached_price) for target in targets}) == 1
-        """Whether they cost the same."""
+        self.alike = not discounts and len({(target.input_price, target.output_price) for target in targets}) == 1
+        """Whether they cost the same, and there are no *discounts* for what one of them knows already."""

@@ -53,7 +53,10 @@ class RouterPlugin:
 
     @hookimpl
     def llmkit_route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target]:
-        if not self._within_budget(call):
+        now = self.router.clock()
+        if not call.attempts:
+            self._budget.called(now)
+        elif call.attempts[-1].outcome == "error" and not self._budget.spend(now):
             return ()
         try:
             decision = self.router.route(call, targets)
@@ -70,14 +73,6 @@ class RouterPlugin:
     @hookimpl
     def llmkit_post_attempt(self, call: Call, attempt: Attempt) -> None:
         self.router.record(attempt, call)
-
-    def _within_budget(self, call: Call) -> bool:
-        """Whether there may be an attempt: a first one, one after a refusal, or a failover there is budget for."""
-        now = self.router.clock()
-        if not call.attempts:
-            self._budget.called(now)
-            return True
-        return call.attempts[-1].outcome != "error" or self._budget.spend(now)
 
     def _failover_budget(self) -> FailoverBudget:
         return FailoverBudget(self.config.failover_share, self.config.failover_floor, self.router.clock())

@@ -11,7 +11,7 @@ from typing import Any
 from llmkit_plugins.call import Call, Target
 from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
 from llmkit_plugins.errors import ConfigError, NoTarget
-from llmkit_plugins.plugins.router.case import Case, expected_tokens
+from llmkit_plugins.plugins.router.case import Case, case_of, expected_tokens
 from llmkit_plugins.plugins.router.config import RouterConfig
 from llmkit_plugins.plugins.router.decision import Decision, Why, decide, new, why_of
 from llmkit_plugins.plugins.router.explanation import Explanation, explain
@@ -90,10 +90,10 @@ class SmartRouter(Knowledge):
         if goals is self._latency_alone and not self.any_away:
             score, rivals_score = seconds / track.failures.success, rivals_seconds / rivals.failures.success
         else:
-            pair = Lineup((targets[one], targets[other]), (track, rivals))
+            pair = self._lineup((targets[one], targets[other]), (track, rivals))
             score, rivals_score = compare(self._case(call, goals, pair))
         if track.tried < self.forgotten and score < AWAY and self._share:
-            pair = Lineup((targets[one], targets[other]), (track, rivals))
+            pair = self._lineup((targets[one], targets[other]), (track, rivals))
             score = min(score, hope(self._case(call, goals, pair), 0, 1))
         ratio = rivals_score / score
         why: Why = "two_choices"
@@ -143,7 +143,7 @@ class SmartRouter(Knowledge):
             self.any_away = now < self.away_until
             any_last = any_last or self.any_away
         habit = self.habits.known.get((call.model, call.user)) or self.habits.of(call)
-        return Case(call, goals, lineup, habit, now, any_last=any_last)
+        return case_of(call, goals, lineup, habit, now, any_last)
 
     def _best(self, case: Case) -> Decision:
         prefix = self._look_at_prompt(case) if self.prompts_matter or self.affinity is not None else 0
@@ -156,7 +156,14 @@ class SmartRouter(Knowledge):
                 return decide(case, probe, "probe")
         if best >= VIOLATING:
             return decide(case, place, why_of(best))
-        return self._among_equals(case, scores, place, prefix)
+        limit = best * NEAR
+        equals = [place for place, score in enumerate(scores) if score <= limit]
+        if prefix and self.affinity is not None:
+            places = equals if self.config.affinity == "soft" else _fit(case, scores) or equals
+            return decide(case, self.affinity.first(prefix, places, case.targets, case.tracks), "affinity")
+        if len(equals) == 1:
+            return decide(case, place, "best")
+        return decide(case, self._among(case, equals), "near_equal")
 
     def _look_at_prompt(self, case: Case) -> int:
         """Find out what the prompt has to do with it, as far as that matters; a hash of how it begins, or 0."""
@@ -180,24 +187,16 @@ class SmartRouter(Knowledge):
         idle = case.now - track.tried
         return Candidate(place, hope(case, place, best) / lasting, slower, track.failing, idle)
 
-    def _among_equals(self, case: Case, scores: Sequence[float], best: int, prefix: int) -> Decision:
-        """The best, or of those about as good, two by chance and weight, the one that is less busy for its weight."""
-        limit = scores[best] * NEAR
-        equals = [place for place, score in enumerate(scores) if score <= limit]
-        if prefix and self.affinity is not None:
-            places = equals if self.config.affinity == "soft" else _fit(case, scores) or equals
-            return decide(case, self.affinity.first(prefix, places, case.targets, case.tracks), "affinity")
-        if len(equals) == 1:
-            return decide(case, best, "best")
-        random, count = self._random, len(equals)
-        if case.lineup.weights is None:
+    def _among(self, case: Case, equals: Sequence[int]) -> int:
+        """Of those about as good, two by chance and weight, the one that is less busy for its weight."""
+        random, count, weights = self._random, len(equals), case.lineup.weights
+        if weights is None:
             one, other = equals[int(random() * count)], equals[int(random() * count)]
-        else:
-            sums = list(accumulate([case.lineup.weights[place] for place in equals]))
-            one, other = (equals[min(bisect(sums, random() * sums[-1]), count - 1)] for _ in range(2))
-        ones = case.tracks[one].in_flight * case.targets[other].weight
-        busier = ones > case.tracks[other].in_flight * case.targets[one].weight
-        return decide(case, other if busier else one, "near_equal")
+            return other if case.tracks[one].in_flight > case.tracks[other].in_flight else one
+        sums = list(accumulate([weights[place] for place in equals]))
+        one, other = (equals[min(bisect(sums, random() * sums[-1]), count - 1)] for _ in range(2))
+        busier = case.tracks[one].in_flight * weights[other] > case.tracks[other].in_flight * weights[one]
+        return other if busier else one
 
 
 def _fit(case: Case, scores: Sequence[float]) -> list[int]:

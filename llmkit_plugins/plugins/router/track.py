@@ -97,9 +97,8 @@ class Track:
             return
         seconds = ended - started - attempt.paused_seconds
         seconds = 0.0 if seconds < 0.0 else seconds if seconds < LONGEST_SECONDS else LONGEST_SECONDS
-        first = latency.first_part(seconds, tokens, usual_tokens, crowd, prompt) if chunk is None else chunk - started
-        first = 0.0 if first < 0.0 else first if first < seconds else seconds
-        latency.learn(first, seconds - first, tokens, crowd, now, prompt)
+        first = None if chunk is None else chunk - started
+        latency.learn(first, seconds, tokens, usual_tokens, crowd, now, prompt)
         floods = ended < self.flood_until and latency.gain <= LEAST_GAIN and not failures.suspected
         self.longest = OUTLIER * (latency.first_now + usual_tokens * latency.token_now) if floods else 0.0
         self.flood_until = ended + FLOOD_SECONDS
@@ -114,7 +113,8 @@ class Track:
         if attempt.kind != "timeout" or started is None or seconds is None or attempt.first_chunk is not None:
             return
         if seconds > self.latency.first_chunk(crowd):
-            self.latency.learn(min(seconds, LONGEST_SECONDS), 0.0, 0.0, crowd, now)
+            seconds = min(seconds, LONGEST_SECONDS)
+            self.latency.learn(seconds, seconds, 0.0, 0.0, crowd, now)
 
     def stay_away(self, seconds: float | None, now: float) -> None:
         """It is out of capacity, and said for how long; if it did not, a second, twice that the next time …"""

@@ -22,7 +22,7 @@ class Target:
     def answer(self, first: float, token: float, times: int = 1, crowd: int = 0, tokens: int = 101) -> None:
         for _ in range(times):
             self.now += 1.0
-            self.latency.learn(first, (tokens - 1) * token, tokens, crowd, self.now)
+            self.latency.learn(first, first + (tokens - 1) * token, tokens, tokens, crowd, self.now)
 
 
 def test_before_the_first_answer_the_prior_counts() -> None:
@@ -146,7 +146,7 @@ def test_long_prompts_are_expected_to_begin_later() -> None:
             prompt = (number % 5 - 2) / 2  # from no prompt to twice the usual
             each.now += 1.0
             first = 0.5 * (1.0 + 0.8 * prompt) if grows else 0.5
-            each.latency.learn(first, 1.0, 101, 0, each.now, prompt)
+            each.latency.learn(first, first + 1.0, 101, 101, 0, each.now, prompt)
     assert target.latency.prompt_share == pytest.approx(0.8, abs=0.1)
     assert flat.latency.prompt_share < 0.05
     assert target.latency.first == pytest.approx(0.5, rel=0.1)
