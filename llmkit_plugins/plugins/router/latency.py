@@ -13,6 +13,7 @@ OUTLIER = 4.0
 LONGEST_SECONDS = 1e5
 """What is longer counts as that."""
 
+_SETTLED = LEAST_GAIN / (1.0 - LEAST_GAIN)
 _INSTANT = 1e-9
 _LEAST_OF_IT = 0.1
 _UNKNOWN = 1e6
@@ -113,41 +114,40 @@ class Latency:
         """
         idle = (now - self._learned) * self._per_second
         gain = self.gain + idle
-        gain /= 1.0 + gain
-        if gain < LEAST_GAIN:
-            gain = LEAST_GAIN
-        self.gain, self._learned = gain, now
+        self.gain = gain = LEAST_GAIN if gain < _SETTLED else gain / (1.0 + gain)
+        self._learned = now
 
-        factors, mean, token = self.factors, self.first, self.token
-        expected = mean * factors[crowd] if crowd <= self.densest else self._meet(crowd)
+        mean, token = self.first, self.token
+        factor = self.factors[crowd] if crowd <= self.densest else self._meet(crowd)
         if prompt:
-            expected *= 1.0 + self.prompt_share * prompt
+            factor *= 1.0 + self.prompt_share * prompt
+        expected = mean * factor
         if first is None:
-            many, least = tokens / usual_tokens, _LEAST_OF_IT * expected
-            first = expected + (seconds - expected - tokens * token) / (1.0 + many * many)
+            few, least = usual_tokens * usual_tokens, _LEAST_OF_IT * expected
+            first = expected + (seconds - expected - tokens * token) * few / (few + tokens * tokens)
             if first < least:
                 first = least
         elif first < 0.0:
             first = 0.0
         if first > seconds:
             first = seconds
-        ratio = first / expected
-        if ratio > OUTLIER:
-            ratio = OUTLIER
-        elif idle > 1.0 and ratio * ratio < 1.0 - gain:
-            gain = 1.0 - ratio * ratio
-        self.first = mean + gain * mean * (ratio - 1.0) + _INSTANT
+        alone = first / factor
+        if alone > OUTLIER * mean:
+            alone = OUTLIER * mean
+        elif idle > 1.0:
+            gain = max(gain, 1.0 - (alone / mean) ** 2)
+        self.first = mean + gain * (alone - mean) + _INSTANT
         if tokens > 1.0:
             reading = (seconds - first) / (tokens - 1.0)
             if reading > OUTLIER * token:
                 reading = OUTLIER * token
             self.token = token + gain * (reading - token) + _INSTANT
         self._readings = readings = self._readings + 1
-        if not self.curious:
-            self.curious = readings & 7 == 7
-        else:
+        if self.curious:
             self.curious = readings < _SETTLING
-            self._learn_more(ratio, (seconds + _INSTANT) / (expected + tokens * token), crowd, prompt, now)
+            self._learn_more(alone / mean, (seconds + _INSTANT) / (expected + tokens * token), crowd, prompt, now)
+        elif readings & 7 == 7:
+            self.curious = True
 
     def blend(self, answers: int, first: float, token: float) -> None:
         """So many answers, sent and ended at about the same time, took that long on average, as if alone."""
@@ -172,11 +172,11 @@ class Latency:
         self.first_now, self.token_now = self.first * self.factors[-1] * slower, self.token * slower
 
     def _meet(self, crowd: int) -> float:
-        """The seconds to the first chunk beside more calls than there ever were."""
+        """The factor beside more calls than there ever were."""
         self.curious = True
         self.factors.extend(self.factors[-1:] * (crowd - self.densest))
         self.densest = len(self.factors) - 1
-        return self.first * self.factors[crowd]
+        return self.factors[crowd]
 
     def _stretch(self, wrong: float, prompt: float) -> None:
         """The first chunk of that *prompt* took longer by *wrong* times what was predicted.
