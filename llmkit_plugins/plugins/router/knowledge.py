@@ -73,13 +73,17 @@ class Knowledge:
         track.in_flight = count = len(under_way)
         if attempt.outcome == "ok":
             started, chunk = attempt.started, attempt.first_chunk
-            if ended and ended < track.flood_until and chunk and started and usage:
+            if ended and ended < track.flood_until and track.whole is (chunk is None) and started and usage:
                 seconds = ended - started - attempt.paused_seconds
                 if seconds < track.longest and crowd <= latency.densest:
-                    first = chunk - started
+                    factor = latency.factors[crowd]
+                    if chunk is None:
+                        track.rests += seconds - latency.first * (factor - 1.0)
+                    else:
+                        first = chunk - started
+                        track.firsts += first / factor
+                        track.rests += seconds - first
                     track.added = added = track.added + 1
-                    track.rests += seconds - first
-                    track.firsts += first / latency.factors[crowd]
                     track.tokens += usage.output_tokens
                     if not count & (count + 1) or latency.venturing:
                         latency.beside(count)

@@ -104,27 +104,31 @@ class Latency:
         crowd: int,
         now: float,
         prompt: float = 0.0,
+        answers: int = 1,
     ) -> None:
         """An answer to what was sent beside a number of calls of the bit length *crowd* was complete after *seconds*,
         *first* of them before it began, and had *tokens* tokens, where *usual_tokens* are usual.
 
         With *first* None, nobody saw it begin: what was not predicted goes to the tokens the more there are (normalised
         least mean squares, Nagumo and Noda 1967). *prompt* is by how many times its usual length the prompt was longer:
-        0 is as usual, 1 is twice as long. (One function: as four it costs half as much again.)
+        0 is as usual, 1 is twice as long. With more than one of *answers*, all this is their average. (One function: as
+        four it costs half as much again.)
         """
         idle = (now - self._learned) * self._per_second
         gain = self.gain + idle
         self.gain = gain = LEAST_GAIN if gain < _SETTLED else gain / (1.0 + gain)
         self._learned = now
+        if answers > 1:
+            gain = 1.0 - (1.0 - gain) ** answers
 
         mean, token = self.first, self.token
         factor = self.factors[crowd] if crowd <= self.densest else self._meet(crowd)
         if prompt:
             factor *= 1.0 + self.prompt_share * prompt
-        expected = mean * factor
+        expected, more = mean * factor, tokens - 1.0
         if first is None:
             few, least = usual_tokens * usual_tokens, _LEAST_OF_IT * expected
-            first = expected + (seconds - expected - tokens * token) * few / (few + tokens * tokens)
+            first = expected + (seconds - expected - more * token) * few / (few + tokens * tokens)
             if first < least:
                 first = least
         elif first < 0.0:
@@ -137,23 +141,19 @@ class Latency:
         elif idle > 1.0:
             gain = max(gain, 1.0 - (alone / mean) ** 2)
         self.first = mean + gain * (alone - mean) + _INSTANT
-        if tokens > 1.0:
-            reading = (seconds - first) / (tokens - 1.0)
+        if more > 0.0:
+            reading = (seconds - first) / more
             if reading > OUTLIER * token:
                 reading = OUTLIER * token
             self.token = token + gain * (reading - token) + _INSTANT
+        if answers > 1:
+            return
         self._readings = readings = self._readings + 1
         if self.curious:
             self.curious = readings < _SETTLING
             self._learn_more(alone / mean, (seconds + _INSTANT) / (expected + tokens * token), crowd, prompt, now)
         elif readings & 7 == 7:
             self.curious = True
-
-    def blend(self, answers: int, first: float, token: float) -> None:
-        """So many answers, sent and ended at about the same time, took that long on average, as if alone."""
-        gain = 1.0 - (1.0 - LEAST_GAIN) ** answers
-        self.first += gain * (min(max(first, _INSTANT), OUTLIER * self.first) - self.first)
-        self.token += gain * (min(max(token, _INSTANT), OUTLIER * self.token) - self.token)
 
     def _learn_more(self, ratio: float, surprise: float, crowd: int, prompt: float, now: float) -> None:
         """What can be learned from every eighth answer as well: all that is not the means."""

@@ -45,7 +45,7 @@ class Track:
 
     __slots__ = ("_answers", "_failures", "_old", "_refusals", "_told", "added", "away_until", "cached_share",
                  "failing", "failures", "firsts", "flood_until", "in_flight", "latency", "lease_ends", "longest",
-                 "rests", "tokens", "tried", "under_way")  # fmt: skip
+                 "rests", "tokens", "tried", "under_way", "whole")  # fmt: skip
 
     def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
         self.latency = Latency(first, token, half_life, now)
@@ -59,9 +59,11 @@ class Track:
         self._old: list[Attempt] = []
         self.flood_until, self.longest = 0.0, 0.0
         """Until when answers are a flood, in which those may only be added up that took no longer than that."""
+        self.whole = False
+        """Whether the last answer came whole: such are not added up with streams."""
         self.added, self.tokens = 0, 0
         self.firsts = self.rests = 0.0
-        """What was added up: answers, their tokens, seconds to their first chunks (as if alone), and from there on."""
+        """What was added up: answers, their tokens, seconds to their first chunks, and the rest; all as if alone."""
         self.away_until = float("-inf")
         self.tried = float("-inf")
         """When an attempt last began."""
@@ -84,7 +86,7 @@ class Track:
         """*attempt*, sent beside others of that *crowd*, was answered with *tokens*, where *usual_tokens* are usual;
         its prompt was longer by *prompt* times the usual."""
         if self.added:
-            self._catch_up()
+            self._catch_up(now)
         latency, failures = self.latency, self.failures
         self._answers = answers = self._answers + 1
         self._refusals = 0
@@ -101,12 +103,12 @@ class Track:
         latency.learn(first, seconds, tokens, usual_tokens, crowd, now, prompt)
         floods = ended < self.flood_until and latency.gain <= LEAST_GAIN and not failures.suspected
         self.longest = OUTLIER * (latency.first_now + usual_tokens * latency.token_now) if floods else 0.0
-        self.flood_until = ended + FLOOD_SECONDS
+        self.flood_until, self.whole = ended + FLOOD_SECONDS, chunk is None
 
     def failed(self, attempt: Attempt, crowd: int, now: float) -> None:
         """*attempt* failed. A timeout also says how long answers take at least; a fast failure says nothing of that."""
         self._failures += 1
-        self._catch_up()
+        self._catch_up(now)
         self.failing = True
         self.failures.failed(now)
         started, seconds = attempt.started, attempt.duration
@@ -120,7 +122,7 @@ class Track:
         """It is out of capacity, and said for how long; if it did not, a second, twice that the next time …"""
         wait = _FIRST_AWAY_SECONDS * 2.0 ** min(self._refusals, _MOST_DOUBLINGS) if seconds is None else seconds
         self._refusals += 1
-        self._catch_up()
+        self._catch_up(now)
         self.away_until = max(self.away_until, now + min(max(wait, 0.0), _LONGEST_AWAY_SECONDS))
 
     def cached(self, usage: Usage) -> None:
@@ -131,7 +133,7 @@ class Track:
 
     def stats(self, now: float) -> TargetStats:
         """In figures people ask for."""
-        self._catch_up()
+        self._catch_up(now)
         return TargetStats(
             in_flight=len(self.under_way),
             first_chunk_seconds=self.latency.first,
@@ -143,10 +145,14 @@ class Track:
             away_seconds=max(0.0, self.away_until - now),
         )
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, now: float) -> None:
         """Learn from what was added up; the next answer is learned from in full."""
         self.longest = 0.0
         if added := self.added:
-            self.latency.blend(added, self.firsts / added, self.rests / max(self.tokens - added, 1))
+            latency, tokens = self.latency, self.tokens / added
+            first, seconds = self.firsts / added, max(self.firsts + self.rests, 0.0) / added
+            if self.whole:  # the average does not tell which part has changed: both alike
+                first = seconds * latency.first / (latency.first + (tokens - 1.0) * latency.token)
+            latency.learn(first, seconds, tokens, tokens, 0, now, answers=added)
             self._answers += added
             self.added, self.tokens, self.firsts, self.rests = 0, 0, 0.0, 0.0

@@ -46,6 +46,15 @@ def test_whole_answers_teach_as_streams_do(lab) -> None:
     assert stats["a"].seconds_per_output_token > 2 * stats["b"].seconds_per_output_token
 
 
+def test_whole_answers_of_one_length_leave_the_first_token_its_part(lab) -> None:
+    """Where nothing tells when they begin, nothing is learned of it: the first token is not expected at once."""
+    made = lab("a", optimize_for="latency")
+    made.answer("a", times=200, first=None, seconds=1.0, usage=Usage(200, 100))
+    stats = made.router.stats()["a"]
+    assert stats.first_chunk_seconds + 99 * stats.seconds_per_output_token == pytest.approx(1.0, rel=0.05)
+    assert stats.first_chunk_seconds > 0.04
+
+
 def test_what_is_in_flight_counts(lab) -> None:
     """A little slower but idle is better than fast but busy as never before."""
     made = lab("ab", optimize_for="latency")
