@@ -47,12 +47,13 @@ class Decision:
     why: Why
     predicted_seconds: float
     """Until the answer is complete."""
-    place: int
-    """That of ``target`` among those it was chosen from."""
-    case: Case | None
-    """The call as it was known; None where it was not needed, and there are instead:"""
-    call: Call
     targets: Sequence[Target]
+    """What it was chosen from."""
+    place: int
+    """Its own among them."""
+    case: Case | None
+    """The call as it was known; None where that was not needed to decide, and there are instead:"""
+    call: Call
     judge: Judge
 
     @property
@@ -68,13 +69,12 @@ class Decision:
     @property
     def order(self) -> tuple[Target, ...]:
         """All targets, the best first, equal ones as they were given; of those not compared, each in its turn."""
-        place, case = self.place, self.case
-        targets = tuple(self.targets if case is None else case.targets)
-        if case is not None and case.scores is not None and len(targets) > _PAIR:
+        targets, place, case = self.targets, self.place, self.case
+        if len(targets) > _PAIR and case is not None and case.scores is not None:
             places = sorted(range(len(targets)), key=case.scores.__getitem__)
             places.remove(place)
             return (self.target, *[targets[other] for other in places])
-        return targets[place:] + targets[:place] if place else targets
+        return tuple(targets[place:]) + tuple(targets[:place]) if place else tuple(targets)
 
     @property
     def fallbacks(self) -> tuple[Target, ...]:
@@ -100,7 +100,7 @@ class Decision:
         return [f"misses the objectives by {missed:.0%}" if missed else "meets the objectives"]
 
     def _unknown_prices(self) -> list[str]:
-        unpriced = [target.name for target in self._known.targets if not priced(target)]
+        unpriced = [target.name for target in self.targets if not priced(target)]
         if not self._known.goals.cost or not unpriced:
             return []
         return [f"ranked last, as their price is unknown: {', '.join(unpriced)}"]
@@ -110,7 +110,7 @@ def decide(case: Case, place: int, why: Why) -> Decision:
     """That the call of *case* goes to the target in that *place*."""
     decision = new(Decision)
     decision.target, decision.why, decision.predicted_seconds = case.targets[place], why, case.seconds(place)
-    decision.place, decision.case = place, case
+    decision.targets, decision.place, decision.case = case.targets, place, case
     return decision
 
 

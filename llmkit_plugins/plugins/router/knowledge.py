@@ -109,10 +109,10 @@ class Knowledge:
         (Remembered: a kit offers the same ones again and again.)
         """
         targets = tuple(targets)
-        return self._lineups.get(targets) or self._meet_all(targets)
+        return self._lineups.get(targets) or self._remember(targets)
 
-    def _lineup(self, targets: Sequence[Target], tracks: Sequence[Track]) -> Lineup:
-        return Lineup(targets, tracks, discounts=self.affinity is not None)
+    def _new_lineup(self, targets: Sequence[Target]) -> Lineup:
+        return Lineup(targets, [self._track(target) for target in targets], discounts=self.affinity is not None)
 
     def _track(self, target: Target) -> Track:
         return self._tracks.get(target.name) or self._meet(target.name)
@@ -160,12 +160,11 @@ class Knowledge:
                 self._latest = Lineup((), ())
             return self._tracks.setdefault(name, track)
 
-    def _meet_all(self, targets: tuple[Target, ...]) -> Lineup:
+    def _remember(self, targets: tuple[Target, ...]) -> Lineup:
         if not targets:
             raise NoTarget({})
         with self._lock:
-            lineup = self._lineup(targets, [self._track(target) for target in targets])
             while len(self._lineups) >= _MOST_LINEUPS:
                 del self._lineups[next(iter(self._lineups))]
-            self._lineups[targets] = lineup
+            self._lineups[targets] = lineup = self._new_lineup(targets)
             return lineup

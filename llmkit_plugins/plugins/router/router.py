@@ -11,7 +11,7 @@ from typing import Any
 from llmkit_plugins.call import Call, Target
 from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
 from llmkit_plugins.errors import ConfigError, NoTarget
-from llmkit_plugins.plugins.router.case import Case, case_of, expected_tokens
+from llmkit_plugins.plugins.router.case import Case, expected_tokens
 from llmkit_plugins.plugins.router.config import RouterConfig
 from llmkit_plugins.plugins.router.decision import Decision, Why, decide, new, why_of
 from llmkit_plugins.plugins.router.explanation import Explanation, explain
@@ -71,7 +71,7 @@ class SmartRouter(Knowledge):
             goals, targets = self._wanted(call, targets)
             count = len(targets)
         if count <= self._most_ranked or (self.affinity is not None and self.affinity.prefix(call)):
-            return self._best(self._case(call, goals, self._line_up(targets)))
+            return self._best(self._case(call, goals, targets, self._line_up(targets)))
         one, other = self._turn + 1, self._winner
         self._turn = one = one if one < count else 0
         if other >= count:
@@ -90,11 +90,9 @@ class SmartRouter(Knowledge):
         if goals is self._latency_alone and not self.any_away:
             score, rivals_score = seconds / track.failures.success, rivals_seconds / rivals.failures.success
         else:
-            pair = self._lineup((targets[one], targets[other]), (track, rivals))
-            score, rivals_score = compare(self._case(call, goals, pair))
+            score, rivals_score = compare(self._pair(call, goals, (targets[one], targets[other])))
         if track.tried < self.forgotten and score < AWAY and self._share:
-            pair = self._lineup((targets[one], targets[other]), (track, rivals))
-            score = min(score, hope(self._case(call, goals, pair), 0, 1))
+            score = min(score, hope(self._pair(call, goals, (targets[one], targets[other])), 0, 1))
         ratio = rivals_score / score
         why: Why = "two_choices"
         if FAR < ratio < NEAR:
@@ -125,7 +123,7 @@ class SmartRouter(Knowledge):
     def case(self, call: Call, targets: Sequence[Target]) -> Case:
         """All there is to be known of *call*, if it can go to *targets*. Raises ``NoTarget`` where none will do."""
         goals, targets = self._wanted(call, targets)
-        return self._case(call, goals, self._line_up(targets))
+        return self._case(call, goals, targets, self._line_up(targets))
 
     def _wanted(self, call: Call, targets: Sequence[Target]) -> tuple[Goals, Sequence[Target]]:
         """What *call* strives for, and those of *targets* it accepts. Raises ``NoTarget``."""
@@ -137,13 +135,23 @@ class SmartRouter(Knowledge):
             raise NoTarget({target.name: "the call does not accept it" for target in targets})
         return goals, admitted
 
-    def _case(self, call: Call, goals: Goals, lineup: Lineup) -> Case:
-        now, any_last = self.clock(), goals.limited
-        if self.any_away:
-            self.any_away = now < self.away_until
-            any_last = any_last or self.any_away
-        habit = self.habits.known.get((call.model, call.user)) or self.habits.of(call)
-        return case_of(call, goals, lineup, habit, now, any_last)
+    def _case(self, call: Call, goals: Goals, targets: Sequence[Target], lineup: Lineup) -> Case:
+        case = new(Case)
+        case.call, case.goals, case.targets, case.lineup, case.tracks = call, goals, targets, lineup, lineup.tracks
+        case.now = now = self.clock()
+        case.habit = habit = self.habits.known.get((call.model, call.user)) or self.habits.of(call)
+        case.output_tokens = expected_tokens(call, habit) if call.params else habit.output_tokens
+        case.money = 0.0 if lineup.alike else goals.cost
+        case.any_last = goals.limited or (self.any_away and self._any_still_away(now))
+        case.prompt, case.cached_at, case.measured, case.scores = 0.0, (), None, None
+        return case
+
+    def _pair(self, call: Call, goals: Goals, targets: tuple[Target, Target]) -> Case:
+        return self._case(call, goals, targets, self._new_lineup(targets))
+
+    def _any_still_away(self, now: float) -> bool:
+        self.any_away = now < self.away_until
+        return self.any_away
 
     def _best(self, case: Case) -> Decision:
         prefix = self._look_at_prompt(case) if self.prompts_matter or self.affinity is not None else 0
