@@ -12,7 +12,8 @@ _TOKENS_PER_CHAR = 0.25
 _PRIOR_CHARS = 2000.0
 _HORIZON_CHARS = 1e6
 _PRIOR_VARIANCE = 0.5
-_LEAST_GAIN = 0.02
+_SETTLING = 50
+_LEAST_GAIN = 1.0 / _SETTLING
 _OUTLIER = 6.0
 _LEAST_TOKENS = 1e-3
 _LONGEST_PROMPT = 8.0
@@ -46,14 +47,12 @@ class Habit:
     def learn(self, call: Call, usage: Usage) -> None:
         """*call* was answered, and took that."""
         self._answers = answers = self._answers + 1
-        gain = 1.0 / (answers + 1)
-        if gain < _LEAST_GAIN:
-            gain = _LEAST_GAIN
+        gain = 1.0 / (answers + 1) if answers < _SETTLING else _LEAST_GAIN
         mean = self.output_tokens
-        ratio = usage.output_tokens / mean
-        if ratio > _OUTLIER:
-            ratio = _OUTLIER
-        self.output_tokens = mean + gain * mean * (ratio - 1.0) + _LEAST_TOKENS
+        tokens: float = usage.output_tokens
+        if tokens > _OUTLIER * mean:
+            tokens = _OUTLIER * mean
+        self.output_tokens = mean + gain * (tokens - mean) + _LEAST_TOKENS
         if answers < 8 or not answers & 7:
             self._learn_more(call, usage, gain)
 

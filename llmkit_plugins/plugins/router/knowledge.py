@@ -122,7 +122,7 @@ class Knowledge:
         habit = habits.of_all if call is None else habits.known.get((call.model, call.user)) or habits.of(call)
         usual = tokens = habit.output_tokens
         if usage is not None:
-            tokens = float(usage.output_tokens)
+            tokens = usage.output_tokens
             if self.prompts_matter or track.latency.curious:
                 prompt = habits.prompted(usage.input_tokens)
                 self.prompts_matter = self.prompts_matter or track.latency.prompt_share > _PROMPT_MATTERS

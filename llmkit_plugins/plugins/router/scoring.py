@@ -89,7 +89,7 @@ def hope(case: Case, place: int, best: int) -> float:
         return VIOLATING * (1.0 + missed)
     total = case.goals.latency * log2(seconds) - case.goals.reliability * log2(success)
     if case.money:
-        total += case.money * _log_usd(case, place, case.input_tokens)
+        total += case.money * _log_usd(cost(case, place))
     return exp2(total if -_LARGEST_LOG < total < _LARGEST_LOG else copysign(_LARGEST_LOG, total))
 
 
@@ -117,15 +117,14 @@ def _weighed(case: Case) -> list[float]:
         seconds = case.seconds(place) if prompt else latency.first_now + tokens * latency.token_now
         total = by_time * log2(seconds) + by_chance * track.failures.surprisal
         if money:
-            total += money * _log_usd(case, place, input_tokens)
+            total += money * _log_usd(_usd(case, case.targets[place], track, input_tokens))
         if by_time < 1.0 and seconds > (usual := _TOLERATED * latency.hoped_for(tokens)):
             total += _JAM * log2(seconds / usual)
         scores.append(exp2(total if -_LARGEST_LOG < total < _LARGEST_LOG else copysign(_LARGEST_LOG, total)))
     return scores
 
 
-def _log_usd(case: Case, place: int, input_tokens: float) -> float:
-    usd = _usd(case, case.targets[place], case.tracks[place], input_tokens)
+def _log_usd(usd: float | None) -> float:
     return log2((UNKNOWN_USD if usd is None else usd) + _NO_COST)
 
 

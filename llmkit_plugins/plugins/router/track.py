@@ -98,7 +98,8 @@ class Track:
         if started is None or ended is None:
             return
         seconds = ended - started - attempt.paused_seconds
-        seconds = 0.0 if seconds < 0.0 else seconds if seconds < LONGEST_SECONDS else LONGEST_SECONDS
+        if not 0.0 <= seconds <= LONGEST_SECONDS:
+            seconds = 0.0 if seconds < 0.0 else LONGEST_SECONDS
         first = None if chunk is None else chunk - started
         latency.learn(first, seconds, tokens, usual_tokens, crowd, now, prompt)
         floods = ended < self.flood_until and latency.gain <= LEAST_GAIN and not failures.suspected
