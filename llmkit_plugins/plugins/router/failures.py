@@ -22,14 +22,25 @@ class Failures:
     go elsewhere should. There is no lock: threads that tell at once may lose an outcome, never more.
     """
 
-    __slots__ = ("_at", "_attempts", "_odds", "_per_second", "rate", "success", "surprisal", "suspected", "usual_rate")
+    __slots__ = (
+        "_at",
+        "_attempts",
+        "_odds",
+        "_per_second",
+        "log_tries",
+        "rate",
+        "success",
+        "suspected",
+        "tries",
+        "usual_rate",
+    )
 
     def __init__(self, half_life: float, now: float) -> None:
         self.rate = self.usual_rate = _PRIOR_RATE
         """Of failures, expected of the next attempt, and in the long run."""
         self.success = 1.0 - self.rate
-        self.surprisal = -log2(self.success)
-        """Of an answer, in bits: what the chance of one counts for in a product of powers."""
+        self.tries, self.log_tries = 1.0 / self.success, -log2(self.success)
+        """How many attempts an answer takes, and the logarithm of that, to the base of 2."""
         self._odds, self._attempts, self.suspected = _RARE, _PRIOR_ATTEMPTS, False
         self._at, self._per_second = now, 1.0 / half_life
 
@@ -58,4 +69,4 @@ class Failures:
         self.usual_rate += counted * (failed - self.usual_rate) / self._attempts
         self.rate = brown_out * _IN_A_BROWN_OUT + (1.0 - brown_out) * self.usual_rate
         self.success = 1.0 - self.rate
-        self.surprisal = -log2(self.success)
+        self.tries, self.log_tries = 1.0 / self.success, -log2(self.success)

@@ -76,8 +76,10 @@ class SmartRouter(Knowledge):
         self._turn = one = one if one < count else 0
         if other >= count:
             other = one
-        if self._latest.targets is targets:
-            track, rivals = self._latest.tracks[one], self._latest.tracks[other]
+        latest = self._latest
+        if latest.targets is targets:
+            tracks = latest.tracks
+            track, rivals = tracks[one], tracks[other]
         else:
             track, rivals = self._track(targets[one]), self._track(targets[other])
             if targets is self.targets:
@@ -88,7 +90,7 @@ class SmartRouter(Knowledge):
         seconds = latency.first_now + tokens * latency.token_now
         rivals_seconds = rivals_latency.first_now + tokens * rivals_latency.token_now
         if goals is self._latency_alone and not self.any_away:
-            score, rivals_score = seconds / track.failures.success, rivals_seconds / rivals.failures.success
+            score, rivals_score = seconds * track.failures.tries, rivals_seconds * rivals.failures.tries
         else:
             score, rivals_score = compare(self._pair(call, goals, (targets[one], targets[other])))
         if track.tried < self.forgotten and score < AWAY and self._share:

@@ -97,9 +97,9 @@ def _by_latency(case: Case) -> list[float]:
     """Errors count as slow. (The general form takes four times as long.)"""
     tokens, prompt = case.output_tokens, case.prompt
     if prompt:
-        return [case.seconds(place) / track.failures.success for place, track in enumerate(case.tracks)]
+        return [case.seconds(place) * track.failures.tries for place, track in enumerate(case.tracks)]
     return [
-        (track.latency.first_now + tokens * track.latency.token_now) / track.failures.success for track in case.tracks
+        (track.latency.first_now + tokens * track.latency.token_now) * track.failures.tries for track in case.tracks
     ]
 
 
@@ -115,7 +115,7 @@ def _weighed(case: Case) -> list[float]:
     for place, track in enumerate(case.tracks):
         latency = track.latency
         seconds = case.seconds(place) if prompt else latency.first_now + tokens * latency.token_now
-        total = by_time * log2(seconds) + by_chance * track.failures.surprisal
+        total = by_time * log2(seconds) + by_chance * track.failures.log_tries
         if money:
             total += money * _log_usd(_usd(case, case.targets[place], track, input_tokens))
         if by_time < 1.0 and seconds > (usual := _TOLERATED * latency.hoped_for(tokens)):
