@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +52,13 @@ class Handle:
     def finish(self, raw: Any = None) -> None:
         """It ended well, with *raw*."""
         with self._lock:
-            self.first_chunk()
+            if self.call.stream:
+                self.first_chunk()
             if self._leases.end(self):
-                with suppress(StopIteration):
+                try:  # noqa: SIM105 - ``suppress`` costs a tenth of the whole attempt
                     self._flow.send(raw)
+                except StopIteration:
+                    pass
 
     def fail(self, error: BaseException) -> None:
         """It ended badly; an *error* that is no ``Exception`` (a cancellation) says nothing about the provider."""
