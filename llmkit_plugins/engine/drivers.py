@@ -174,17 +174,17 @@ def perform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -
         if call.timeout_seconds is not None or until.deadline is not None:
             allow(attempt, call, plan, until)
         return open_stream(call, attempt, backend, plan.bugs) if call.stream else backend.send(call, attempt)
+    if kind is Join:
+        drive = stream if call.stream else run
+        return plan.flights.join(step.share, call, partial(drive, step.flow, call, backend, plan), _copying(backend))
+    if kind is Relay:
+        return step.source.whole()
     if kind is Wait:
         return plan.sleep(affordable(step, plan, until.deadline))
     if kind is Ask:
         return step.run()
     if kind is Deliver:
         return _deliver(step.answer.response, backend)
-    if kind is Join:
-        drive = stream if call.stream else run
-        return plan.flights.join(step.share, call, partial(drive, step.flow, call, backend, plan), _copying(backend))
-    if kind is Relay:
-        return step.source.whole()
     raise TypeError(f"{step!r} is not a step")
 
 
@@ -203,16 +203,16 @@ async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: U
         relay = await within(left, aopen_stream(call, attempt, backend, plan.bugs))
         relay.source = Paced(relay.source, partial(patience, attempt, call, plan, until))
         return relay
+    if kind is Join:
+        return plan.flights.ajoin(step.share, call, partial(arun, step.flow, call, backend, plan), _copying(backend))
+    if kind is Relay:
+        return await (step.source.whole() if type(step.source) is AsyncSeat else _tell_all(until, step))
     if kind is Wait:
         return await asyncio.sleep(affordable(step, plan, until.deadline))
     if kind is Ask:
         return await step.arun()
     if kind is Deliver:
         return _deliver(step.answer.response, backend)
-    if kind is Join:
-        return plan.flights.ajoin(step.share, call, partial(arun, step.flow, call, backend, plan), _copying(backend))
-    if kind is Relay:
-        return await (step.source.whole() if type(step.source) is AsyncSeat else _tell_all(until, step))
     raise TypeError(f"{step!r} is not a step")
 
 
