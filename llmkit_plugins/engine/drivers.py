@@ -14,7 +14,7 @@ from llmkit_plugins.backend import Backend
 from llmkit_plugins.call import Attempt, Call, Response
 from llmkit_plugins.engine.bounds import Until, affordable, allow, patience, within
 from llmkit_plugins.engine.lifecycle import Deliver, Flow, Join, Relay
-from llmkit_plugins.engine.seats import AsyncSeat, Copy, same
+from llmkit_plugins.engine.seats import AsyncSeat, Copy, Seat, same
 from llmkit_plugins.engine.sources import Paced, aclose, aopen_stream, close, open_stream
 from llmkit_plugins.errors import ForeignCancel, Refused
 from llmkit_plugins.steps import Ask, Wait
@@ -70,7 +70,9 @@ def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -
             step = resume(value)
             try:
                 value = None
-                if type(step) is Relay:
+                if type(step) is Seat:
+                    yield from step
+                elif type(step) is Relay:
                     source, attempt = step.source, step.attempt
                     if attempt is None:
                         yield from chain(step.head, source) if step.head else source
@@ -108,7 +110,26 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: U
             step = resume(value)
             try:
                 value = None
-                if type(step) is Relay:
+                if type(step) is AsyncSeat:
+                    at, log, flight, deadline, copy = 0, step.log, step.flight, until.deadline, step.copy
+                    waiting, loop = flight.waiting, flight.loop
+                    try:
+                        while True:
+                            if at < len(log):
+                                chunk = log[at]
+                                at += 1
+                                yield chunk if copy is same else copy(chunk)
+                            elif flight.over and flight.ended():
+                                break
+                            elif deadline is None:
+                                news: Future[None] = Future(loop=loop)
+                                waiting.append(news)
+                                await news
+                            else:
+                                await flight.news_before(deadline)
+                    finally:
+                        step.at = at
+                elif type(step) is Relay:
                     source, attempt = step.source, step.attempt
                     for chunk in step.head:
                         handed = clock()
@@ -118,26 +139,7 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: U
                             if attempt is not None:
                                 attempt.paused_seconds += clock() - handed
                                 attempt.chunks += 1
-                    if type(source) is AsyncSeat:
-                        at, log, flight, deadline, copy = 0, source.log, source.flight, until.deadline, source.copy
-                        waiting, loop = flight.waiting, flight.loop
-                        try:
-                            while True:
-                                if at < len(log):
-                                    chunk = log[at]
-                                    at += 1
-                                    yield chunk if copy is same else copy(chunk)
-                                elif flight.over and flight.ended():
-                                    break
-                                elif deadline is None:
-                                    news: Future[None] = Future(loop=loop)
-                                    waiting.append(news)
-                                    await news
-                                else:
-                                    await flight.news_before(deadline)
-                        finally:
-                            source.at = at
-                    elif attempt is None:
+                    if attempt is None:
                         async for chunk in source:
                             yield chunk
                     else:
@@ -177,8 +179,8 @@ def perform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -
     if kind is Join:
         drive = stream if call.stream else run
         return plan.flights.join(step.share, call, partial(drive, step.flow, call, backend, plan), _copying(backend))
-    if kind is Relay:
-        return step.source.whole()
+    if kind is Seat:
+        return step.whole()
     if kind is Wait:
         return plan.sleep(affordable(step, plan, until.deadline))
     if kind is Ask:
@@ -205,8 +207,10 @@ async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: U
         return relay
     if kind is Join:
         return plan.flights.ajoin(step.share, call, partial(arun, step.flow, call, backend, plan), _copying(backend))
+    if kind is AsyncSeat:
+        return await step.whole()
     if kind is Relay:
-        return await (step.source.whole() if type(step.source) is AsyncSeat else _tell_all(until, step))
+        return await _tell_all(until, step)
     if kind is Wait:
         return await asyncio.sleep(affordable(step, plan, until.deadline))
     if kind is Ask:

@@ -171,16 +171,22 @@ class ThreadFlight(Flight[Lock]):
         while at == len(log):
             if self.over:
                 return at < len(log) or not self.ended()  # the last chunk may have come before the end, just now
-            left = TIMEOUT_MAX if deadline is None else _left(deadline, self.flights.clock)
-            if left == 0.0:
+            if deadline is not None and self.flights.clock() >= deadline:
                 raise TimedOut("the call's deadline has passed while it shared an answer")
             if turn.acquire(False):  # noqa: FBT003 - half the price of the keyword, for each chunk
                 self._pull(at)
             else:
-                gate = self._gate()
-                if at == len(log) and not self.over and turn.locked():
-                    gate.acquire(timeout=min(left, TIMEOUT_MAX))
+                self._wait(at, deadline)
         return True
+
+    def _wait(self, at: int, deadline: float | None) -> None:
+        """Wait for news of chunk *at* from who pulls, at most until *deadline*."""
+        gate = Lock()
+        gate.acquire()
+        self.waiting.append(gate)
+        if at == len(self.log) and not self.over and self.turn.locked():
+            left = TIMEOUT_MAX if deadline is None else _left(deadline, self.flights.clock)
+            gate.acquire(timeout=min(left, TIMEOUT_MAX))
 
     def _pull(self, at: int) -> None:
         """Have chunk *at* said, or the whole answer, unless that happened before it was one's turn."""
@@ -204,12 +210,6 @@ class ThreadFlight(Flight[Lock]):
                 self.stop()
             elif self.waiting:
                 self.wake()
-
-    def _gate(self) -> Lock:
-        gate = Lock()
-        gate.acquire()
-        self.waiting.append(gate)
-        return gate
 
     def wake(self) -> None:
         with suppress(IndexError):  # somebody else is waking them, too

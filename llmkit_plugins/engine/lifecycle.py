@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Flow = Generator[Any, Any, Any]
 """Yields ``Wait`` and ``Ask`` for its hooks, an ``Attempt`` (or, where the backend delegates, the ``Call``) to be sent,
-and:"""
+a ``Seat`` where the caller gets another's answer, and:"""
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ def request(plan: Plan, call: Call, flow: Flow) -> Flow:
                 response = Response(raw, call.attempts[-1] if call.attempts else None)
             else:
                 try:
-                    raw = yield Relay((), seat)
+                    raw = yield seat
                 finally:
                     seat.leave()
                 response = seat.response(raw)
