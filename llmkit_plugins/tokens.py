@@ -26,20 +26,30 @@ def prompt_chars(messages: Any, depth: int = _MAX_DEPTH) -> int:
         return MEDIA_CHARS if messages.startswith("data:") else len(messages)
     if depth == 0 or messages is None:
         return 0
-    if isinstance(messages, Mapping):
+    parts: Iterable[Any]
+    if isinstance(messages, (list, tuple)):
+        parts = messages
+    elif type(messages) is dict or isinstance(messages, Mapping):
         if "data" in messages:
             return MEDIA_CHARS
-        return sum([prompt_chars(value, depth - 1) for value in messages.values()])
-    if isinstance(messages, list | tuple):
-        return sum([prompt_chars(value, depth - 1) for value in messages])
-    return prompt_chars(getattr(messages, "content", None), depth - 1)
+        parts = messages.values()
+    else:
+        parts = (getattr(messages, "content", None),)
+    chars = 0
+    for part in parts:
+        plain = type(part) is str and not part.startswith("data:")  # most are: a call less for each
+        chars += len(part) if plain else prompt_chars(part, depth - 1)
+    return chars
 
 
 def measured_prompt(call: Call) -> int:
     """The characters of the prompt of *call*, its tools included; measured once, whoever asks."""
     chars: int | None = call.state.get(MEASURED)
     if chars is None:
-        chars = call.state[MEASURED] = prompt_chars(call.messages) + prompt_chars(call.params.get("tools"))
+        chars = prompt_chars(call.messages)
+        if tools := call.params.get("tools"):
+            chars += prompt_chars(tools)
+        call.state[MEASURED] = chars
     return chars
 
 
