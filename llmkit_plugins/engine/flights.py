@@ -244,7 +244,7 @@ class TaskFlight(Flight["asyncio.Future[None]"]):
         """
         flying = self._fly()
         flying.send(None)
-        self.task = self.loop.create_task(flying)
+        self.task = self.loop.create_task(flying, name="llmkit upstream")
 
     async def _fly(self) -> None:
         try:
