@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from copy import deepcopy
-from typing import Any
+from types import NoneType
+from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from pydantic import BaseModel
 
 from llmkit_langchain.calls import finish_reason_of, learn
 from llmkit_langchain.errors import model_error_kind
@@ -21,6 +23,9 @@ ROUTE_KEY = "llmkit"
 """Where ``response_metadata`` tells the route taken: ``target``, ``attempts`` and ``shared``."""
 
 _FRAME = frozenset({"type", "index", "id"})
+_ATOMS = (str, int, float, NoneType)
+Generated = TypeVar("Generated", bound=ChatGeneration)
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class LangChainBackend(Backend):
@@ -173,27 +178,32 @@ def _block_says(block: Any) -> bool:
     return bool(block) if isinstance(block, str) else any(value for key, value in block.items() if key not in _FRAME)
 
 
-def _own(generation: ChatGeneration) -> ChatGeneration:
+def _own(generation: Generated) -> Generated:
     """A copy nobody else has; a plain piece of text has little to copy."""
     message = generation.message
     if isinstance(message, AIMessageChunk) and _is_plain(message):
-        own: BaseMessage = message.model_copy(
-            update={
-                "response_metadata": dict(message.response_metadata),
-                "additional_kwargs": {},
-                "tool_calls": [],
-                "invalid_tool_calls": [],
-                "tool_call_chunks": [],
-            }
-        )
+        fresh: dict[str, Any] = {
+            "response_metadata": dict(message.response_metadata),
+            "additional_kwargs": {},
+            "tool_calls": [],
+            "invalid_tool_calls": [],
+            "tool_call_chunks": [],
+        }
     else:
-        own = message.model_copy(update={name: _fresh(value) for name, value in message.__dict__.items()})
-    return generation.model_copy(update={"message": own})
+        fresh = {name: _fresh(value) for name, value in message.__dict__.items()}
+    return _replaced(generation, message=_replaced(message, **fresh))
+
+
+def _replaced(model: Model, **fields: Any) -> Model:
+    """A copy of *model* with *fields* in place of its own: as ``model_copy``, which takes a third longer."""
+    twin = model.__copy__()
+    twin.__dict__.update(fields)
+    return twin
 
 
 def _fresh(value: Any) -> Any:
     """What ``deepcopy`` makes of *value*, in a fifth of the time where it is of JSON's types."""
-    if value is None or isinstance(value, str | int | float):
+    if isinstance(value, _ATOMS):
         return value
     if type(value) is dict:
         return {key: _fresh(item) for key, item in value.items()}

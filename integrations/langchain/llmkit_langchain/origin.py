@@ -13,7 +13,7 @@ from langchain_core.outputs import ChatResult
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.utils.uuid import uuid7
 
-from llmkit_langchain.calls import Origin, originating
+from llmkit_langchain.calls import Origin, Originating
 
 
 class OriginChatModel(BaseChatModel):
@@ -30,7 +30,7 @@ class OriginChatModel(BaseChatModel):
         """Answer *input* in chunks."""
         config = _with_run_id(config)
         with closing(cast("Any", super().stream(input, config, stop=stop, **kwargs))) as chunks:
-            with originating(Origin.within(config, self.metadata)):
+            with Originating(Origin.within(config, self.metadata)):
                 first = next(chunks, None)  # _stream begins in here
             if first is not None:
                 yield first
@@ -47,7 +47,7 @@ class OriginChatModel(BaseChatModel):
         """Answer *input* in chunks."""
         config = _with_run_id(config)
         async with aclosing(cast("Any", super().astream(input, config, stop=stop, **kwargs))) as chunks:
-            with originating(Origin.within(config, self.metadata)):
+            with Originating(Origin.within(config, self.metadata)):
                 first = await anext(chunks, None)
             if first is not None:
                 yield first
@@ -61,7 +61,7 @@ class OriginChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with originating(Origin.of(run_manager)):
+        with Originating(Origin.of(run_manager)):
             return super()._generate_with_cache(messages, stop, run_manager, **kwargs)
 
     async def _agenerate_with_cache(
@@ -71,7 +71,7 @@ class OriginChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with originating(Origin.of(run_manager)):
+        with Originating(Origin.of(run_manager)):
             return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
 
 
