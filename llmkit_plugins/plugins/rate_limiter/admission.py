@@ -8,10 +8,11 @@ from typing import Literal
 
 from llmkit_plugins.errors import RateLimited
 from llmkit_plugins.plugins.rate_limiter.adaptive import TargetPace
-from llmkit_plugins.plugins.rate_limiter.levels import Keys, Level, Phase, Plan, shown
+from llmkit_plugins.plugins.rate_limiter.levels import Keys, Level, Plan, shown
 from llmkit_plugins.plugins.rate_limiter.limits import Known
 from llmkit_plugins.plugins.rate_limiter.queueing import Queueing
 from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
+from llmkit_plugins.plugins.rate_limiter.unrolled import Admit
 
 OnLimit = Literal["reject", "wait", "shadow"]
 
@@ -42,37 +43,27 @@ class Admission:
             return self._untaken(ticket, over)
         return ticket
 
-    def at_once(self, ticket: Ticket, phase: Phase, known: Known) -> bool:
-        """Whether a *ticket* without keys has found them, and taken what it needs, in one step. Where not, look
+    def at_once(self, ticket: Ticket, admit: Admit, known: Known) -> bool:
+        """Whether a *ticket* without keys has found them, and taken what it needs, in one step; where not, look
         closer."""
-        pace, admit = ticket.pace, phase.admit
-        if admit is None:
-            return False
+        pace = ticket.pace
         if pace is None or pace.free:
-            return self._admitted(ticket, admit(*known, *ticket.charged))
-        with self._books.lock:  # or others could be sent between looking at the pace and counting
-            return not pace.wait(ticket.expected_tokens) and self._admitted(ticket, admit(*known, *ticket.charged))
+            return self._sent(ticket, admit(*known, *ticket.charged))
+        with self._books.lock:
+            return not pace.wait(ticket.expected_tokens) and self._sent(ticket, admit(*known, *ticket.charged))
 
-    def _admitted(self, ticket: Ticket, keys: Keys | None) -> bool:
-        if keys is None:
-            return False
-        ticket.keys = keys
-        if ticket.pace is not None:
-            ticket.sent = ticket.pace.send(ticket.expected_tokens)
-        return True
-
-    def charge(self, ticket: Ticket) -> bool:
-        """Take from every level, or from none."""
+    def charge(self, ticket: Ticket) -> Keys | None:
+        """Take from every level, or from none: the keys under which it was taken, or None."""
         plan, books = ticket.plan, self._books
         if not plan.levels:
-            return True
+            return ()
         if not plan.permits:
-            return plan.all.take(ticket) is not None
+            return None if plan.all.take(ticket) is None else ticket.keys
         books.lease(ticket, books.clock())  # before the permits are taken, so that none can be lost
         if plan.all.take(ticket) is None and not (books.reclaim() and plan.all.take(ticket) is not None):
             books.leases.pop(ticket, None)
-            return False
-        return True
+            return None
+        return ticket.keys
 
     def over(self, ticket: Ticket) -> RateLimited | None:
         """The refusal that *ticket* would meet now: that with the longest wait."""
@@ -101,18 +92,19 @@ class Admission:
 
     def _take_now(self, ticket: Ticket) -> bool:
         pace = ticket.pace
-        if pace is None:
-            return self.charge(ticket)
-        if pace.free:
-            if not self.charge(ticket):
-                return False
-            ticket.sent = pace.send(ticket.expected_tokens)
-            return True
+        if pace is None or pace.free:
+            return self._sent(ticket, self.charge(ticket))
         with self._books.lock:
-            if pace.wait(ticket.expected_tokens) or not self.charge(ticket):
-                return False
-            ticket.sent = pace.send(ticket.expected_tokens)
-            return True
+            return not pace.wait(ticket.expected_tokens) and self._sent(ticket, self.charge(ticket))
+
+    def _sent(self, ticket: Ticket, keys: Keys | None) -> bool:
+        """Count a ticket that has taken what it needs, under *keys*, as sent to its target."""
+        if keys is None:
+            return False
+        ticket.keys = keys
+        if ticket.pace is not None:
+            ticket.sent = ticket.pace.send(ticket.expected_tokens)
+        return True
 
     def _queue(self, ticket: Ticket, patience: float) -> bool:
         """Join the lines; False where it would take too long."""

@@ -130,17 +130,7 @@ class RateLimiter:
         """The refusal that an attempt of *call* at *target* would meet now; None where there is room."""
         pace = None if self._paces is None else self._paces[target.name]
         known = target.provider, target.model, call.user, call.tenant, target.name
-        has_room, plan = self._attempt.has_room, self._attempt.full
-        room: bool | None = None
-        if has_room is None:
-            pass  # of limits like these the usual keys do not tell
-        elif plan.metered or not (pace is None or pace.free):
-            amounts = foreseen(self._books, plan, call, target)
-            delay = self._admission.delay(pace, amounts["tokens"])
-            room = not delay and has_room(*known, *plan.expected(amounts))
-        else:
-            room = has_room(*known)
-        if room:
+        if self._has_room(pace, known, call, target):
             return None
         plan, keys = self._attempt.select(known, call.metadata)
         return self._admission.over(self._needing(plan, keys, pace, call, target))
@@ -166,9 +156,9 @@ class RateLimiter:
         """
         pace = None if self._paces is None or target is None else self._paces[target]
         known = provider, model, user, tenant, target
-        if not self._all.full.metered:
+        if self._all.admit is not None and not self._all.full.metered:
             ticket = Ticket(self._books, self._all.full, (), self._all.full.ones, pace)
-            if self._admission.at_once(ticket, self._all, known):
+            if self._admission.at_once(ticket, self._all.admit, known):
                 return ticket
         plan, keys = self._all.select(known, metadata or {})
         amounts = {"input_tokens": input_tokens, "output_tokens": output_tokens, "cost": cost}
@@ -186,10 +176,20 @@ class RateLimiter:
         pace = None if self._paces is None or target is None else self._paces[target.name]
         if phase.admit is not None:
             ticket = self._needing(phase.full, (), pace, call, target)
-            if self._admission.at_once(ticket, phase, known):
+            if self._admission.at_once(ticket, phase.admit, known):
                 return ticket
         plan, keys = phase.select(known, call.metadata)
         return self._admission.take(self._needing(plan, keys, pace, call, target), self._patience(call))
+
+    def _has_room(self, pace: TargetPace | None, known: Known, call: Call, target: Target) -> bool:
+        """Whether there certainly is room for an attempt; where the usual keys do not tell, nothing is certain."""
+        has_room, plan = self._attempt.has_room, self._attempt.full
+        if has_room is None:
+            return False
+        if not plan.metered and (pace is None or pace.free):
+            return has_room(*known)
+        amounts = foreseen(self._books, plan, call, target)
+        return not self._admission.delay(pace, amounts["tokens"]) and has_room(*known, *plan.expected(amounts))
 
     def _needing(self, plan: Plan, keys: Keys, pace: TargetPace | None, call: Call, target: Target | None) -> Ticket:
         if plan.metered or (pace is not None and pace.counts_tokens):
@@ -238,7 +238,7 @@ class RateLimiter:
             raise ConfigError(f"a permit of {name!r} has to be released", key="check_and_consume", right="use acquire")
         amounts = {"input_tokens": input_tokens, "output_tokens": output_tokens, "cost": cost}
         ticket = exactly(self._books, plan, keys, amounts, None)
-        if self._admission.charge(ticket):
+        if self._admission.charge(ticket) is not None:
             return True
         over = self._admission.over(ticket)
         if over is not None:

@@ -17,7 +17,7 @@ from llmkit_plugins.plugins.rate_limiter.queueing import Queueing
 from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS
 from llmkit_plugins.plugins.rate_limiter.waiting import Naps, wait, wait_async
 
-NOTHING: Mapping[str, float] = MappingProxyType({})
+_NO_AMOUNTS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class Ticket:
         keys: Keys,
         charged: Sequence[float],
         pace: TargetPace | None = None,
-        amounts: Mapping[str, float] = NOTHING,
+        amounts: Mapping[str, float] = _NO_AMOUNTS,
         learn_as: LearnAs | None = None,
     ) -> None:
         self.books, self.plan, self.keys = books, plan, keys
@@ -140,7 +140,7 @@ class Ticket:
         with self.books.lock:
             if complete and self._learn_as is not None:
                 self._learn(self._learn_as, input_tokens, output_tokens, cost)
-            so_far = self.amounts if self._settled else NOTHING
+            so_far = self.amounts if self._settled else _NO_AMOUNTS
             if input_tokens is not None:
                 told["input_tokens"] = input_tokens + so_far.get("input_tokens", 0.0)
             if output_tokens is not None:

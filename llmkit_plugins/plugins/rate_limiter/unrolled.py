@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 Take = Callable[..., tuple[float, ...] | None]
 Admit = Callable[..., tuple[Hashable, ...] | None]
-"""``admit(provider, model, user, tenant, target, *steps)`` takes them from every level, one request if none are given,
-and returns the keys."""
-HasRoom = Callable[..., bool | None]
+"""``admit(provider, model, user, tenant, target, *steps)`` takes a step from every level, one request if none are
+given, and returns the keys."""
+HasRoom = Callable[..., bool]
 """``has_room(provider, model, user, tenant, target, *steps)``: whether they would be admitted now."""
 
 _KNOWN = ", ".join(KEYS)
