@@ -48,9 +48,9 @@ class Admission:
         closer."""
         pace = ticket.pace
         if pace is None or pace.free:
-            return self._sent(ticket, admit(*known, *ticket.charged))
+            return self._sent(ticket, admit(known, *ticket.charged) if ticket.plan.metered else admit(known))
         with self._books.lock:
-            return not pace.wait(ticket.expected_tokens) and self._sent(ticket, admit(*known, *ticket.charged))
+            return not pace.wait(ticket.expected_tokens) and self._sent(ticket, admit(known, *ticket.charged))
 
     def charge(self, ticket: Ticket) -> Keys | None:
         """Take from every level, or from none: the keys under which it was taken, or None."""

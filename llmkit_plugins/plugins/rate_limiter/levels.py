@@ -177,7 +177,7 @@ class Phase:
         """The plan for a call that is subject to every limit."""
         self.admit: Admit | None = None
         """Takes from every level of the full plan at once, where the usual keys are all there is to know."""
-        self.has_room: HasRoom | None = None
+        self.has_room: HasRoom = _not_certain
         """Whether there certainly is room at every level."""
         plain = all(limit.plain for limit, _ in limits)
         keys = [limits[number][0].per for number, _ in self._levels]
@@ -221,6 +221,11 @@ def levels_of(limit: Limit, max_keys: int, lock: Any) -> list[Level]:
 def shown(key: Hashable) -> str:
     """*key* as errors and logs name it."""
     return "/".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
+def _not_certain(*_: Any) -> bool:
+    """Whether there is room cannot be told by the usual keys."""
+    return False
 
 
 def _atomic(function: F, lock: Any) -> F:

@@ -128,12 +128,24 @@ class RateLimiter:
 
     def outlook(self, call: Call, target: Target) -> RateLimited | None:
         """The refusal that an attempt of *call* at *target* would meet now; None where there is room."""
-        pace = None if self._paces is None else self._paces[target.name]
-        known = target.provider, target.model, call.user, call.tenant, target.name
-        if self._has_room(pace, known, call, target):
-            return None
-        plan, keys = self._attempt.select(known, call.metadata)
-        return self._admission.over(self._needing(plan, keys, pace, call, target))
+        return self.outlooks(call, (target,))[0]
+
+    def outlooks(self, call: Call, targets: Sequence[Target]) -> list[RateLimited | None]:
+        """The refusal that an attempt at each of *targets* would meet."""
+        found: list[RateLimited | None] = []
+        phase, paces = self._attempt, self._paces
+        has_room, metered = phase.has_room, phase.full.metered
+        for target in targets:
+            known = target.provider, target.model, call.user, call.tenant, target.name
+            pace = None if paces is None else paces[target.name]
+            if metered or not (pace is None or pace.free):
+                amounts = foreseen(self._books, phase.full, call, target)
+                delay = self._admission.delay(pace, amounts["tokens"])
+                room = not delay and has_room(known, *phase.full.expected(amounts))
+            else:
+                room = has_room(known)
+            found.append(None if room else self._refusal(call, target, pace, known))
+        return found
 
     def acquire(
         self,
@@ -181,15 +193,9 @@ class RateLimiter:
         plan, keys = phase.select(known, call.metadata)
         return self._admission.take(self._needing(plan, keys, pace, call, target), self._patience(call))
 
-    def _has_room(self, pace: TargetPace | None, known: Known, call: Call, target: Target) -> bool:
-        """Whether there certainly is room for an attempt; where the usual keys do not tell, nothing is certain."""
-        has_room, plan = self._attempt.has_room, self._attempt.full
-        if has_room is None:
-            return False
-        if not plan.metered and (pace is None or pace.free):
-            return has_room(*known)
-        amounts = foreseen(self._books, plan, call, target)
-        return not self._admission.delay(pace, amounts["tokens"]) and has_room(*known, *plan.expected(amounts))
+    def _refusal(self, call: Call, target: Target, pace: TargetPace | None, known: Known) -> RateLimited | None:
+        plan, keys = self._attempt.select(known, call.metadata)
+        return self._admission.over(self._needing(plan, keys, pace, call, target))
 
     def _needing(self, plan: Plan, keys: Keys, pace: TargetPace | None, call: Call, target: Target | None) -> Ticket:
         if plan.metered or (pace is not None and pace.counts_tokens):

@@ -66,7 +66,7 @@ class RateLimiterPlugin:
     def llmkit_route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target] | None:
         if len(targets) < 2 or self.config.on_limit == "shadow" or not self.limiter.limits_attempts:
             return None
-        refusals = [self.limiter.outlook(call, target) for target in targets]
+        refusals = self.limiter.outlooks(call, targets)
         if not any(refusals):
             return None
         free = [target for target, refusal in zip(targets, refusals, strict=True) if refusal is None]

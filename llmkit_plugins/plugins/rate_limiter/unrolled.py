@@ -43,10 +43,9 @@ if TYPE_CHECKING:
 
 Take = Callable[..., tuple[float, ...] | None]
 Admit = Callable[..., tuple[Hashable, ...] | None]
-"""``admit(provider, model, user, tenant, target, *steps)`` takes a step from every level, one request if none are
-given, and returns the keys."""
+"""``admit(known, *steps)`` takes a step from every level, one request if none are given, and returns the keys."""
 HasRoom = Callable[..., bool]
-"""``has_room(provider, model, user, tenant, target, *steps)``: whether they would be admitted now."""
+"""``has_room(known, *steps)``: whether they would be admitted now."""
 
 _KNOWN = ", ".join(KEYS)
 
@@ -86,21 +85,21 @@ def unrolled_check(
 
 
 def unrolled_admit(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence[str]]) -> Admit:
-    """``admit`` for *levels* that need no permits, keyed by the arguments that *keys* name.
+    """``admit`` for *levels* that need no permits; *keys* name what they are keyed by.
 
     None where a level refuses, or a key is new or missing: then look closer.
     """
     names, tuples = _named(keys)
     body = _body(levels, names, [f"return {', '.join(names)},"], ["return None"] * len(levels)) if levels else ()
     rooms = [f"    room{n} = depth{n} - step{n}" for n in range(len(levels))]
-    lines = [_signature(levels), *tuples, *rooms, *body, f"    return {None if levels else ()}"]
+    lines = [*_known(levels), *tuples, *rooms, *body, f"    return {None if levels else ()}"]
     return _function(lines, levels, clock, {**_depths(levels), **_ones(levels)})
 
 
 def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence[str]]) -> HasRoom:
-    """``has_room`` for *levels* keyed by the arguments that *keys* name; whoever is not in their tables has it."""
+    """``has_room`` for *levels*; *keys* name what they are keyed by. Whoever is not in their tables has it."""
     names, tuples = _named(keys)
-    lines = [_signature(levels), *tuples]
+    lines = [*_known(levels), *tuples]
     if any(level.timed for level in levels):
         lines.append("    now = clock()")
     for n, (level, key) in enumerate(zip(levels, names, strict=True)):
@@ -114,8 +113,10 @@ def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence
     return _function([*lines, "    return True"], levels, clock, {**_depths(levels), **_ones(levels)})
 
 
-def _signature(levels: Sequence[Level]) -> str:
-    return f"def take({', '.join([_KNOWN, *[f'step{n}=step{n}' for n in range(len(levels))]])}):"
+def _known(levels: Sequence[Level]) -> list[str]:
+    """How a function begins that is told what is known of a call."""
+    arguments = ", ".join(["known", *[f"step{n}=step{n}" for n in range(len(levels))]])
+    return [f"def take({arguments}):", f"    {_KNOWN} = known"]
 
 
 def _named(keys: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
