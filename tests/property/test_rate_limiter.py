@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from llmkit_plugins import RateLimited
+from llmkit_plugins import Call, RateLimited, Target
 from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiter, TokenBucket
 from llmkit_plugins.testing import ManualClock
 
@@ -65,6 +65,72 @@ def test_the_wait_it_names_is_the_wait_it_takes(rate, burst, now, costs):
         else:
             clock.advance(seconds)
         assert bucket.check_and_consume(cost)
+
+
+LIMITS = [
+    Limit(requests="2/s", burst=4, per=("user",)),
+    Limit(requests="3/s", per=("provider",)),
+    Limit(requests="1/s", burst=3, per=("user", "model")),
+    Limit(tokens="200/s", burst=900, per=("user",)),
+    Limit(output_tokens="300/s", burst=800, per=("target",)),
+    Limit(cost="1 USD/s", burst=3, per=("provider",)),
+]
+TARGETS = [Target("a", "p", "m", input_price=1.0, output_price=1e4), Target("b", "p", "n")]
+LEFT = {
+    "x-ratelimit-limit-requests": "10",
+    "x-ratelimit-remaining-requests": "2",
+    "x-ratelimit-reset-requests": "4s",
+    "x-ratelimit-limit-tokens": "2000",
+    "x-ratelimit-remaining-tokens": "900",
+    "x-ratelimit-reset-tokens": "6s",
+}
+STEPS = st.tuples(
+    st.sampled_from(["ann", "bob", None]),
+    st.sampled_from(TARGETS),
+    st.integers(0, 4000),
+    st.sampled_from([None, 10, 200]),
+    st.sampled_from(["settle", "refund", "hear", "nothing"]),
+    st.sampled_from([0.0, 0.25, 1.0]),
+)
+
+
+@settings(deadline=None)
+@given(
+    limits=st.sets(st.integers(0, len(LIMITS) - 1)).map(lambda chosen: [LIMITS[number] for number in chosen]),
+    on_limit=st.sampled_from(["reject", "wait", "shadow"]),
+    steps=st.lists(STEPS, max_size=30),
+)
+def test_the_short_way_ends_where_the_long_one_does(limits, on_limit, steps):
+    """What is taken in one step, and what is looked at without a ticket, is what would be found by looking closer."""
+    clock = ManualClock(1000.0)
+    limiters = [RateLimiter(limits, on_limit=on_limit, max_wait_seconds=2.0, clock=clock) for _ in range(2)]
+    for phase in (limiters[1]._request, limiters[1]._attempt):
+        phase.admit, phase.has_room = None, lambda *_: False
+
+    def told(over):
+        return over and (over.limit, over.key, over.retry_after and round(over.retry_after, 6))
+
+    def story(limiter, user, target, chars, most, then):
+        call = Call("x" * chars, user=user, params={} if most is None else {"max_tokens": most})
+        yield [told(over) for over in limiter.outlooks(call, TARGETS)]
+        for take in (lambda: limiter.request(call), lambda: limiter.attempt(call, target)):
+            try:
+                ticket = take()
+            except RateLimited as over:
+                yield told(over)
+                return
+            yield told(ticket.over), round(ticket.wait, 6), ticket.keys, dict(ticket.amounts)
+            if then == "settle" and not ticket.wait:
+                ticket.settle(chars // 5, 90, 0.5)
+            elif then == "refund":
+                ticket.refund()
+            elif then == "hear":
+                ticket.answered(LEFT)
+
+    for *step, seconds in steps:
+        clock.advance(seconds)
+        short, long = (list(story(limiter, *step)) for limiter in limiters)
+        assert short == long
 
 
 class Tokens:

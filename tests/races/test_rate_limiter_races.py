@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -162,10 +163,12 @@ def test_tickets_of_tokens(way):
     assert BURST - THREADS < taken <= BURST
 
 
-def test_tickets_of_calls(way):
-    """Tickets for requests, taken and given back by four threads, never exceed the burst, and none is lost."""
-    limiter = RateLimiter([Limit(requests="1/d", burst=BURST // 8, per=("user",)), Limit(requests="1/d", burst=BURST)])
-    call = Call(user="u")
+@pytest.mark.parametrize("meter", ["requests", "output_tokens"])
+def test_tickets_of_calls(way, meter):
+    """Tickets of calls, taken and given back by four threads, never exceed the burst, and none is lost."""
+    narrow: dict[str, Any] = {meter: "1/d", "burst": BURST // 8}
+    limiter = RateLimiter([Limit(**narrow, per=("user",)), Limit(requests="1/d", burst=BURST)])
+    call = Call(user="u", params={"max_tokens": 1})
 
     def take(_: int) -> int:
         taken = 0
