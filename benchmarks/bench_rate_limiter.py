@@ -1,4 +1,5 @@
-"""The rate limiter beside those of the field: a check, a refusal, three levels, four threads, memory, waiting in turn.
+"""The rate limiter beside those of the field: a check, a refusal, three levels, four threads, memory, waiting in turn;
+and what it adds to a call through a kit.
 
 Contenders that are not installed are left out: limits, pyrate-limiter, throttled-py, aiolimiter, token_bucket.
 """
@@ -15,11 +16,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, ClassVar
 
+from bench_kit import Instant, calling
 from interleaved import Contender, measure, rounds_from_command_line, show
 
-from llmkit_plugins import Call, Target
+from llmkit_plugins import Attempt, Call, LLMKit, RateLimiterPlugin, Target
 from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiter, TokenBucket
 
 CALLS = 20_000
@@ -136,6 +138,38 @@ def three_levels(rounds: int) -> None:
         keys = ("openai", "gpt", "user-1")
         runs["limits, three in a row"] = timed(lambda: [fixed.hit(item, key) for key in keys])
     show("three levels", measure(runs, rounds), ours, {ours: 0.350})
+
+
+class Saying(Instant):
+    """Says what is left, as OpenAI does with every answer."""
+
+    headers: ClassVar = {
+        f"x-ratelimit-{what}-{meter}": value
+        for meter in ("requests", "tokens")
+        for what, value in (("limit", str(PLENTY)), ("remaining", str(PLENTY - 1)), ("reset", "6ms"))
+    }
+
+    def send(self, call: Call, attempt: Attempt | None) -> Any:
+        assert attempt is not None
+        attempt.headers = self.headers
+        return super().send(call, attempt)
+
+
+def in_a_kit(rounds: int) -> None:
+    requests = [Limit(requests=f"{PLENTY}/s", per=(key,)) for key in ("user", "provider")]
+    tokens = [Limit(tokens=f"{PLENTY}/s", per=(key,)) for key in ("user", "provider")]
+    dollars = Limit(cost=f"{PLENTY} USD/s", per=("user",))
+    kits: dict[str, tuple[list[Limit], Instant]] = {
+        "requests, of its user and its provider": (requests, Instant()),
+        "... whose provider says what is left": (requests, Saying()),
+        "calls under way, at its target": ([Limit(concurrency=9, per=("target",))], Instant()),
+        "tokens, of its user": (tokens[:1], Instant()),
+        "requests and tokens, of both": ([*requests, *tokens], Instant()),
+        "... and dollars, of its user": ([*requests, *tokens, dollars], Instant()),
+    }
+    bare = "no limiter"
+    runs = {name: calling(LLMKit([RateLimiterPlugin(limits=limits)]), at) for name, (limits, at) in kits.items()}
+    show("a call through a kit, limited by", measure({bare: calling(LLMKit(), Instant()), **runs}, rounds), bare)
 
 
 def waiting(rounds: int) -> None:
@@ -335,6 +369,7 @@ def main() -> None:
     rounds = rounds_from_command_line()
     one_level(rounds)
     three_levels(rounds)
+    in_a_kit(rounds)
     waiting(rounds)
     four_threads(rounds)
     memory(quick=rounds <= 3)
