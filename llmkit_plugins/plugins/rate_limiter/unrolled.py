@@ -92,14 +92,14 @@ def unrolled_admit(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequenc
     names, tuples = _named(keys)
     body = _body(levels, names, [f"return {', '.join(names)},"], ["return None"] * len(levels)) if levels else ()
     rooms = [f"    room{n} = depth{n} - step{n}" for n in range(len(levels))]
-    lines = [*_known(levels), *tuples, *rooms, *body, f"    return {None if levels else ()}"]
+    lines = [*_known(levels, keys), *tuples, *rooms, *body, f"    return {None if levels else ()}"]
     return _function(lines, levels, clock, {**_depths(levels), **_ones(levels)})
 
 
 def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence[str]]) -> HasRoom:
     """``has_room`` for *levels*; *keys* name what they are keyed by. Whoever is not in their tables has it."""
     names, tuples = _named(keys)
-    lines = [*_known(levels), *tuples]
+    lines = [*_known(levels, keys), *tuples]
     if any(level.timed for level in levels):
         lines.append("    now = clock()")
     for n, (level, key) in enumerate(zip(levels, names, strict=True)):
@@ -113,10 +113,14 @@ def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence
     return _function([*lines, "    return True"], levels, clock, {**_depths(levels), **_ones(levels)})
 
 
-def _known(levels: Sequence[Level]) -> list[str]:
-    """How a function begins that is told what is known of a call."""
+def _known(levels: Sequence[Level], keys: Sequence[Sequence[str]]) -> list[str]:
+    """How a function begins that is told what is known of a call, of which it needs what *keys* name."""
     arguments = ", ".join(["known", *[f"step{n}=step{n}" for n in range(len(levels))]])
-    return [f"def take({arguments}):", f"    {_KNOWN} = known"]
+    needed = {name for key in keys for name in key}
+    return [
+        f"def take({arguments}):",
+        *[f"    {name} = known[{place}]" for place, name in enumerate(KEYS) if name in needed],
+    ]
 
 
 def _named(keys: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
