@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATIONS = re.compile(rf"(?:{_DURATION.pattern})+")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -77,9 +78,8 @@ def _seconds(text: str | None, date: str | None) -> float | None:
     """A number of seconds, a duration such as ``6m0s``, or a moment, which counts from the *date* of the response."""
     if text is None:
         return None
-    parts = _DURATION.findall(text)
-    if parts and "".join([number + unit for number, unit in parts]) == text:
-        return sum([float(number) * _UNIT_SECONDS[unit] for number, unit in parts])
+    if _DURATIONS.fullmatch(text):
+        return sum([float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION.findall(text)])
     seconds = _number(text)
     if seconds is not None:
         return seconds
