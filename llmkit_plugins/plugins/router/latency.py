@@ -85,11 +85,12 @@ class Latency:
         """From now on there are so many calls in flight. To be told when something was learned, and when the bit length
         changes; while ``venturing``, at each change."""
         self.crowd = crowd = in_flight.bit_length()
-        if crowd > self.densest:
-            self._venture(in_flight)
-        else:
+        if crowd <= self.densest:
             self.venturing = False
             self.first_now, self.token_now = self.first * self.factors[crowd], self.token
+        else:
+            self.venturing, slower = True, (in_flight + 1) / (1 << self.densest)
+            self.first_now, self.token_now = self.first * self.factors[-1] * slower, self.token * slower
 
     def first_chunk(self, crowd: int) -> float:
         """Predicted seconds to the first chunk beside a number of calls of the bit length *crowd*."""
@@ -165,11 +166,6 @@ class Latency:
             self._stretch(min(ratio - 1.0, 1.0), prompt)
         if self._readings <= _SETTLING or not self._readings % _SETTLED_EVERY:
             self._settle(now)
-
-    def _venture(self, in_flight: int) -> None:
-        """There are more calls in flight than there ever were while an answer was awaited."""
-        self.venturing, slower = True, (in_flight + 1) / (1 << self.densest)
-        self.first_now, self.token_now = self.first * self.factors[-1] * slower, self.token * slower
 
     def _meet(self, crowd: int) -> float:
         """The factor beside more calls than there ever were."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import copysign, exp, exp2, log, log2, sqrt
+from math import exp, exp2, log, log2, sqrt
 
 from llmkit_plugins.call import Target
 from llmkit_plugins.plugins.router.case import Case
@@ -90,7 +90,7 @@ def hope(case: Case, place: int, best: int) -> float:
     total = case.goals.latency * log2(seconds) - case.goals.reliability * log2(success)
     if case.money:
         total += case.money * _log_usd(cost(case, place))
-    return exp2(total if -_LARGEST_LOG < total < _LARGEST_LOG else copysign(_LARGEST_LOG, total))
+    return exp2(total if total < _LARGEST_LOG else _LARGEST_LOG)
 
 
 def _by_latency(case: Case) -> list[float]:
@@ -120,7 +120,7 @@ def _weighed(case: Case) -> list[float]:
             total += money * _log_usd(_usd(case, case.targets[place], track, input_tokens))
         if by_time < 1.0 and seconds > (usual := _TOLERATED * latency.hoped_for(tokens)):
             total += _JAM * log2(seconds / usual)
-        scores.append(exp2(total if -_LARGEST_LOG < total < _LARGEST_LOG else copysign(_LARGEST_LOG, total)))
+        scores.append(exp2(total if total < _LARGEST_LOG else _LARGEST_LOG))
     return scores
 
 
