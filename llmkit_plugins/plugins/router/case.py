@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from llmkit_plugins.call import Call, Target
 from llmkit_plugins.plugins.router.goals import Goals
 from llmkit_plugins.plugins.router.habits import Habit
-from llmkit_plugins.plugins.router.lineup import Lineup
+from llmkit_plugins.plugins.router.lineup import Lineup, Price
 from llmkit_plugins.plugins.router.track import Track
 from llmkit_plugins.tokens import max_output_tokens, measured_prompt
 
@@ -18,8 +18,8 @@ class Case:
     (There is no ``__init__``: who makes one sets what there is, in half of the time.)
     """
 
-    __slots__ = ("any_last", "cached_at", "call", "goals", "habit", "lineup", "measured", "money", "now",
-                 "output_tokens", "prompt", "scores", "targets", "tracks")  # fmt: skip
+    __slots__ = ("any_last", "call", "goals", "habit", "lineup", "measured", "money", "now",
+                 "output_tokens", "prices", "prompt", "scores", "targets", "tracks")  # fmt: skip
 
     call: Call
     goals: Goals
@@ -39,8 +39,8 @@ class Case:
     """Tokens of its prompt, once somebody asked."""
     prompt: float
     """By how many times the usual length its prompt is longer."""
-    cached_at: Collection[str]
-    """Names of the targets whose cache should know how its prompt begins."""
+    prices: Sequence[Price | None]
+    """Of the targets, with what their caches should save."""
     scores: list[float] | None
     """Of the targets, once all of them were compared."""
 

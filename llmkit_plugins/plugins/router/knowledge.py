@@ -23,6 +23,7 @@ FORGOTTEN_SECONDS = 30.0
 _MOST_TARGETS = 10_000
 _MOST_LINEUPS = 1000
 _PROMPT_MATTERS = 0.1
+_NOBODY = Lineup((), (), discounts=False)
 
 
 class Knowledge:
@@ -43,7 +44,7 @@ class Knowledge:
         """What was not tried since then may be different now."""
         self._tracks: dict[str, Track] = {}
         self._lineups: dict[tuple[Target, ...], Lineup] = {}
-        self._latest = Lineup((), ())
+        self._latest = _NOBODY
         self._lock = RLock()
 
     def begin(self, attempt: Attempt) -> None:
@@ -157,7 +158,7 @@ class Knowledge:
             while len(self._tracks) >= _MOST_TARGETS:
                 del self._tracks[next(iter(self._tracks))]
                 self._lineups.clear()
-                self._latest = Lineup((), ())
+                self._latest = _NOBODY
             return self._tracks.setdefault(name, track)
 
     def _remember(self, targets: tuple[Target, ...]) -> Lineup:

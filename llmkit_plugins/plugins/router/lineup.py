@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from llmkit_plugins.call import Target
 from llmkit_plugins.plugins.router.track import Track
 
+Price = tuple[float, float]
+"""USD for an input token, and for an output token."""
+
 
 class Lineup:
-    """The *targets* that a call could go to, with their *tracks*, and what they have in common: found out once for all
+    """The *targets* that a call could go to, with their *tracks*; what they cost and weigh is found out once for all
     calls that can go to the same."""
 
-    __slots__ = ("alike", "targets", "tracks", "weights")
+    __slots__ = ("alike", "prices", "targets", "tracks", "weights")
 
-    def __init__(self, targets: Sequence[Target], tracks: Sequence[Track], *, discounts: bool = False) -> None:
+    def __init__(self, targets: Sequence[Target], tracks: Sequence[Track], *, discounts: bool) -> None:
         self.targets, self.tracks = targets, tracks
+        self.prices = [_price(target) for target in targets]
+        """What each costs; None where that is unknown."""
+        self.alike = len(set(self.prices)) == 1 and not discounts
+        """Whether all cost the same, and there are no *discounts* for what one of them has in its cache."""
         weights = [target.weight for target in targets]
         self.weights = None if len(set(weights)) == 1 else weights
-        """Of the targets; None where all have the same."""
-        self.alike = not discounts and len({(target.input_price, target.output_price) for target in targets}) == 1
-        """Whether they cost the same, and there are no *discounts* for what one of them knows already."""
+        """None where all have the same."""
+
+    def discounted(self, cached_at: Collection[str]) -> list[Price | None]:
+        """What each costs where those of the names *cached_at* have in their cache how the prompt begins."""
+        prices = list(self.prices)
+        for place, target in enumerate(self.targets):
+            price = prices[place]
+            if price is not None and target.cached_price is not None and target.name in cached_at:
+                saved = self.tracks[place].cached_share * (price[0] - target.cached_price / 1e6)
+                prices[place] = (price[0] - saved, price[1])
+        return prices
+
+
+def _price(target: Target) -> Price | None:
+    if target.input_price is None or target.output_price is None:
+        return None
+    return target.input_price / 1e6, target.output_price / 1e6

@@ -143,9 +143,9 @@ class SmartRouter(Knowledge):
         case.now = now = self.clock()
         case.habit = habit = self.habits.known.get((call.model, call.user)) or self.habits.of(call)
         case.output_tokens = expected_tokens(call, habit) if call.params else habit.output_tokens
-        case.money = 0.0 if lineup.alike else goals.cost
+        case.prices, case.money = lineup.prices, 0.0 if lineup.alike else goals.cost
         case.any_last = goals.limited or (self.any_away and self._any_still_away(now))
-        case.prompt, case.cached_at, case.measured, case.scores = 0.0, (), None, None
+        case.prompt, case.measured, case.scores = 0.0, None, None
         return case
 
     def _pair(self, call: Call, goals: Goals, targets: tuple[Target, Target]) -> Case:
@@ -181,7 +181,8 @@ class SmartRouter(Knowledge):
             case.prompt = self.habits.longer(case.input_tokens)
         if self.affinity is None or not (prefix := self.affinity.prefix(case.call)):
             return 0
-        case.cached_at = self.affinity.cached_at(prefix, case.now)
+        if cached_at := self.affinity.cached_at(prefix, case.now):
+            case.prices = case.lineup.discounted(cached_at)
         return prefix
 
     def _candidates(self, case: Case, scores: Sequence[float], best: int) -> list[Candidate]:

@@ -54,16 +54,8 @@ def predict(case: Case, place: int) -> Prediction:
 
 def cost(case: Case, place: int) -> float | None:
     """Predicted USD, with what the provider's cache should save; None where a price is unknown."""
-    return _usd(case, case.targets[place], case.tracks[place], case.input_tokens)
-
-
-def _usd(case: Case, target: Target, track: Track, input_tokens: float) -> float | None:
-    input_price, output_price = target.input_price, target.output_price
-    if input_price is None or output_price is None:
-        return None
-    if case.cached_at and target.cached_price is not None and target.name in case.cached_at:
-        input_price -= track.cached_share * (input_price - target.cached_price)
-    return (input_tokens * input_price + case.output_tokens * output_price) / 1e6
+    price = case.prices[place]
+    return None if price is None else case.input_tokens * price[0] + case.output_tokens * price[1]
 
 
 def priced(target: Target) -> bool:
@@ -89,7 +81,8 @@ def hope(case: Case, place: int, best: int) -> float:
         return VIOLATING * (1.0 + missed)
     total = case.goals.latency * log2(seconds) - case.goals.reliability * log2(success)
     if case.money:
-        total += case.money * _log_usd(cost(case, place))
+        usd = cost(case, place)
+        total += case.money * log2((UNKNOWN_USD if usd is None else usd) + _NO_COST)
     return exp2(total if total < _LARGEST_LOG else _LARGEST_LOG)
 
 
@@ -109,23 +102,21 @@ def _weighed(case: Case) -> list[float]:
     (Sums of logarithms, all inline: with a function for each target it takes half as long again; and to the base of
     2, as that takes a third of the time of the natural one.)
     """
-    tokens, prompt, money, scores = case.output_tokens, case.prompt, case.money, []
-    by_time, by_chance = case.goals.latency, case.goals.reliability
+    tokens, prompt, scores = case.output_tokens, case.prompt, []
+    by_time, by_chance, money, prices = case.goals.latency, case.goals.reliability, case.money, case.prices
     input_tokens = case.input_tokens if money else 0.0
     for place, track in enumerate(case.tracks):
         latency = track.latency
         seconds = case.seconds(place) if prompt else latency.first_now + tokens * latency.token_now
         total = by_time * log2(seconds) + by_chance * track.failures.log_tries
         if money:
-            total += money * _log_usd(_usd(case, case.targets[place], track, input_tokens))
+            price = prices[place]
+            usd = UNKNOWN_USD if price is None else input_tokens * price[0] + tokens * price[1]
+            total += money * log2(usd + _NO_COST)
         if by_time < 1.0 and seconds > (usual := _TOLERATED * latency.hoped_for(tokens)):
             total += _JAM * log2(seconds / usual)
         scores.append(exp2(total if total < _LARGEST_LOG else _LARGEST_LOG))
     return scores
-
-
-def _log_usd(usd: float | None) -> float:
-    return log2((UNKNOWN_USD if usd is None else usd) + _NO_COST)
 
 
 def _limited(case: Case, place: int, score: float) -> float:
