@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log
+from math import expm1, log
 from threading import RLock
 
 from llmkit_plugins.call import Call, Usage
@@ -27,12 +27,12 @@ class Habit:
     There is no lock: threads that learn at once may lose an answer, never more.
     """
 
-    __slots__ = ("_answers", "_chars", "_tokens", "output_tokens", "output_variance", "wider")
+    __slots__ = ("_answers", "_chars", "_tokens", "_variance", "output_tokens", "spread", "wider")
 
     def __init__(self, output_tokens: float, wider: Habit | None = None) -> None:
         self.output_tokens = output_tokens
-        self.output_variance = _PRIOR_VARIANCE
-        """Of the logarithm of the output tokens."""
+        self._variance, self.spread = _PRIOR_VARIANCE, expm1(_PRIOR_VARIANCE)
+        """The variance of the logarithm of the output tokens, and of the tokens themselves beside their mean."""
         self.wider = wider
         """That of calls of a wider kind, which learns from the first answers to these, and from every eighth."""
         self._answers = 0
@@ -58,7 +58,8 @@ class Habit:
 
     def _learn_more(self, call: Call, usage: Usage, gain: float) -> None:
         surprise = log((usage.output_tokens + 1.0) / (self.output_tokens + 1.0))
-        self.output_variance += gain * (min(surprise * surprise, _LARGEST_SURPRISE) - self.output_variance)
+        self._variance += gain * (min(surprise * surprise, _LARGEST_SURPRISE) - self._variance)
+        self.spread = expm1(self._variance)
         if chars := call.state.get(MEASURED):
             self._chars += chars
             self._tokens += usage.input_tokens

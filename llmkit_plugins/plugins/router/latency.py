@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log
+from math import expm1, log
 
 LEAST_GAIN = 0.1
 """How much a reading counts at least, so that a change shows within twenty of them."""
@@ -42,7 +42,7 @@ class Latency:
 
     __slots__ = ("_learned", "_per_second", "_readings", "_settled",
                  "_usual_first", "_usual_token", "crowd", "curious", "densest", "factors", "first", "first_now",
-                 "gain", "prompt_share", "token", "token_now", "variance", "venturing")  # fmt: skip
+                 "gain", "prompt_share", "spread", "token", "token_now", "variance", "venturing")  # fmt: skip
 
     def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
         self.first = self._usual_first = first
@@ -52,8 +52,8 @@ class Latency:
         """What they are beside the calls that are in flight."""
         self.prompt_share = 0.0
         """The part of ``first`` that grows with the prompt."""
-        self.variance = _PRIOR_VARIANCE
-        """Of the logarithm of how long answers took, compared with how long they should have."""
+        self.variance, self.spread = _PRIOR_VARIANCE, expm1(_PRIOR_VARIANCE)
+        """Of how long answers took beside how long they should have: of the logarithm of that, and of itself."""
         self.crowd = self.densest = 0
         """The bit length of the number of calls in flight, and of the most there ever were."""
         self.factors = [1.0]
@@ -160,6 +160,7 @@ class Latency:
         """What can be learned from every eighth answer as well: all that is not the means."""
         square = min(log(surprise) ** 2, _LARGEST_SURPRISE)
         self.variance += LEAST_GAIN * (square - self.variance)
+        self.spread = expm1(self.variance)
         if crowd:
             self._bend(crowd, self.factors[crowd] * (1.0 + _FACTOR_GAIN * min(ratio - 1.0, 1.0)))
         if prompt:

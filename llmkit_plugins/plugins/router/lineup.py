@@ -19,13 +19,22 @@ class Lineup:
 
     def __init__(self, targets: Sequence[Target], tracks: Sequence[Track], *, discounts: bool) -> None:
         self.targets, self.tracks = targets, tracks
-        self.prices = [_price(target) for target in targets]
+        self.prices: Sequence[Price | None] = [_price(target) for target in targets]
         """What each costs; None where that is unknown."""
         self.alike = len(set(self.prices)) == 1 and not discounts
         """Whether all cost the same, and there are no *discounts* for what one of them has in its cache."""
         weights = [target.weight for target in targets]
         self.weights = None if len(set(weights)) == 1 else weights
         """None where all have the same."""
+
+    def pair(self, one: int, other: int) -> Lineup:
+        """Two of them, to be compared."""
+        pair = object.__new__(Lineup)
+        pair.targets = (self.targets[one], self.targets[other])
+        pair.tracks = (self.tracks[one], self.tracks[other])
+        pair.prices, pair.alike = (self.prices[one], self.prices[other]), self.alike
+        pair.weights = None
+        return pair
 
     def discounted(self, cached_at: Collection[str]) -> list[Price | None]:
         """What each costs where those of the names *cached_at* have in their cache how the prompt begins."""

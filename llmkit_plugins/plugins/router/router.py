@@ -92,9 +92,9 @@ class SmartRouter(Knowledge):
         if goals is self._latency_alone and not self.any_away:
             score, rivals_score = seconds * track.failures.tries, rivals_seconds * rivals.failures.tries
         else:
-            score, rivals_score = compare(self._pair(call, goals, (targets[one], targets[other])))
+            score, rivals_score = compare(self._pair(call, goals, targets, one, other))
         if track.tried < self.forgotten and score < AWAY and self._share:
-            score = min(score, hope(self._pair(call, goals, (targets[one], targets[other])), 0, 1))
+            score = min(score, hope(self._pair(call, goals, targets, one, other), 0, 1))
         ratio = rivals_score / score
         why: Why = "two_choices"
         if FAR < ratio < NEAR:
@@ -148,8 +148,12 @@ class SmartRouter(Knowledge):
         case.prompt, case.measured, case.scores = 0.0, None, None
         return case
 
-    def _pair(self, call: Call, goals: Goals, targets: tuple[Target, Target]) -> Case:
-        return self._case(call, goals, targets, self._new_lineup(targets))
+    def _pair(self, call: Call, goals: Goals, targets: Sequence[Target], one: int, other: int) -> Case:
+        if self._latest.targets is targets:
+            pair = self._latest.pair(one, other)
+        else:
+            pair = self._new_lineup((targets[one], targets[other]))
+        return self._case(call, goals, pair.targets, pair)
 
     def _any_still_away(self, now: float) -> bool:
         self.any_away = now < self.away_until

@@ -135,17 +135,21 @@ def violation(case: Case, place: int) -> float:
 def _missed(case: Case, place: int, seconds: float, success: float) -> float:
     goals, missed = case.goals, 0.0
     if goals.max_latency_seconds is not None:
-        missed += max(0.0, _p90(case, case.tracks[place], seconds) / goals.max_latency_seconds - 1.0)
+        missed += _beyond(_p90(case, case.tracks[place], seconds) / goals.max_latency_seconds)
     if goals.max_cost_usd is not None:
         usd = cost(case, place)
-        missed += max(0.0, (UNKNOWN_USD if usd is None else usd) / goals.max_cost_usd - 1.0)
+        missed += _beyond((UNKNOWN_USD if usd is None else usd) / goals.max_cost_usd)
     if goals.min_success_rate is not None:
-        missed += max(0.0, goals.min_success_rate / success - 1.0)
-    return min(missed, _LARGEST_VIOLATION)
+        missed += _beyond(goals.min_success_rate / success)
+    return missed if missed < _LARGEST_VIOLATION else _LARGEST_VIOLATION
+
+
+def _beyond(part: float) -> float:
+    return part - 1.0 if part > 1.0 else 0.0
 
 
 def _p90(case: Case, track: Track, seconds: float) -> float:
     """Of a log-normal sum (Fenton and Wilkinson): the spread of the target, and that of how long answers are."""
     answer = case.output_tokens * track.latency.token / seconds
-    spread = log(1.0 + (exp(track.latency.variance) - 1.0) + answer * answer * (exp(case.habit.output_variance) - 1.0))
+    spread = log(1.0 + track.latency.spread + answer * answer * case.habit.spread)
     return seconds * exp(_P90 * sqrt(spread) - spread / 2)
