@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest.mock import patch
 
 from interleaved import Contender, measure, rounds_from_command_line, show
 from opentelemetry.sdk.metrics import MeterProvider
@@ -97,22 +98,21 @@ def recording(observer: Any, *, stream: bool = False) -> Contender:
 
 
 def read(observer: Any) -> None:
-    """What a scrape does first."""
+    """What a reader does first."""
     if getattr(observer, "recorder", None) is not None and observer.recorder.metrics is not None:
+        observer.recorder.metrics.settle()
         observer.recorder.metrics.later.settle()
 
 
 def reading(observer: ObservabilityPlugin) -> Contender:
     """Seconds that whoever scrapes pays for one call."""
-    record = recording(observer)
+    record, metrics = recording(observer), observer.recorder.metrics
 
     def run() -> float:
-        settle, metrics = observer.recorder.metrics.later.settle, observer.recorder.metrics
-        metrics.later.settle = lambda: None
-        record()
-        del metrics.later.settle
+        with patch.object(metrics, "settle"), patch.object(metrics.later, "settle"):
+            record()
         begun = CLOCK()
-        settle()
+        read(observer)
         return (CLOCK() - begun) / CALLS
 
     return run

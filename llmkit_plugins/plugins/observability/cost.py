@@ -23,13 +23,11 @@ _KEPT = 1000
 """How many models are remembered."""
 
 
-def has_cost(
-    usage: Usage | None, reported: float | None, started: float | None, first: float | None, outcome: str | None
-) -> bool:
-    """Whether an attempt cost something, known or not: it was answered, in whole or in part, or left to itself."""
-    if usage is not None or reported is not None or first is not None:
+def has_cost(attempt: Attempt) -> bool:
+    """Whether *attempt* cost something, known or not: it was answered, in whole or in part, or left to itself."""
+    if attempt.usage is not None or attempt.reported_cost is not None or attempt.first_chunk is not None:
         return True
-    return started is not None and outcome not in ("error", "refused")
+    return attempt.started is not None and attempt.outcome not in ("error", "refused")
 
 
 class Prices:
@@ -46,20 +44,14 @@ class Prices:
 
     def cost(self, attempt: Attempt) -> float | None:
         """What *attempt* cost; None where nobody knows, or it is not known what it used."""
-        return self.of(attempt.target, attempt.usage, attempt.reported_cost)
+        if attempt.cost is not None or attempt.usage is None:
+            return attempt.cost
+        return self.listed(attempt.target, attempt.usage)
 
-    def of(self, target: Target, usage: Usage | None, reported: float | None) -> float | None:
-        """What *usage* of *target* cost, which the framework *reported*."""
-        if usage is None:
-            return reported
-        cost = target.cost(usage)
-        if cost is not None:
-            return cost
-        if reported is not None:
-            return reported
-        return self._listed(target, usage) if usage.total_tokens else 0.0
-
-    def _listed(self, target: Target, usage: Usage) -> float | None:
+    def listed(self, target: Target, usage: Usage) -> float | None:
+        """What *usage* of *target* costs by the price list."""
+        if not usage.total_tokens:
+            return 0.0
         model = (target.provider, target.model)
         if model in self._remembered:  # a tenth of a millisecond for each calculation otherwise
             flat = self._remembered[model]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmkit_plugins.call import Target, Usage
+from llmkit_plugins.call import Attempt, Call, Target, Usage
 from llmkit_plugins.errors import CircuitOpen, NoTarget, PluginFailed, RateLimited
 from llmkit_plugins.events import CircuitChanged
 from llmkit_plugins.plugins.observability.cost import Prices, has_cost
@@ -12,7 +12,13 @@ from llmkit_plugins.plugins.observability.metrics import Metrics, Series
 NONE = "none"
 """The label of a call that reached no provider."""
 
-_REFUSED_BY: dict[type[BaseException], str] = {
+NOTES = 4096
+"""What so many begins and ends of calls have noted is added up where nobody reads: a third of a millisecond."""
+
+TARGETS = 1000
+"""The series of so many are kept at hand."""
+
+_REFUSED_BY: dict[type, str] = {
     RateLimited: "rate_limited",
     CircuitOpen: "circuit_open",
     NoTarget: "no_target",
@@ -22,110 +28,139 @@ _STATES = ("closed", "open", "half_open")
 
 
 class Counting:
-    """Writes to *metrics*. Every method is called by one thread at a time, after the fact."""
+    """Writes to *metrics*, from any thread."""
 
     def __init__(self, metrics: Metrics, prices: Prices) -> None:
         self.metrics, self.prices = metrics, prices
-        self._active = metrics.request_active.of()
+        self.active = metrics.request_active.of()
+        """Requests that have begun and not ended; who hears one begin adds it, ``ended`` takes it away."""
+        self._series: dict[Target, Series] = {}
 
-    def begun(self) -> None:
-        """A request began."""
-        self._active.add(1.0)
-
-    def ended(
-        self, target: Target | None, model: str | None, outcome: str | None, seconds: float, exemplar: Exemplar | None
-    ) -> None:
-        """A request ended; *target* answered, or was asked last."""
-        self._active.add(-1.0)
-        if target is None:
-            series = self.metrics.series(NONE, model or NONE)
+    def ended(self, call: Call, error: BaseException | None, seconds: float, exemplar: Exemplar | None) -> None:
+        """A request ended, by whoever answered it or was asked last."""
+        active, response, attempts = self.active, call.response, call.attempts
+        active.add(-1.0)
+        told_by = response.attempt if response is not None else attempts[-1] if attempts else None
+        if told_by is None:
+            series = self.metrics.series(NONE, call.model or NONE)
         else:
-            series = self.metrics.series(target.provider, target.model)
-        series.requests[outcome or NONE].observe(seconds, exemplar)
+            series = self._series.get(told_by.target) or self._series_of(told_by.target)
+        durations = series.requests[call.outcome or NONE]
+        durations.add(seconds)
+        if exemplar is not None:
+            durations.remember(seconds, exemplar)
+        if not attempts or call.outcome == "refused":
+            self._unanswered(call, error)
+        if len(active.noted) > NOTES:
+            self.metrics.settle()
 
-    def refused(self, by: type[BaseException]) -> None:
-        """It was refused."""
-        self.metrics.refusals.of(_REFUSED_BY.get(by, "other")).add()
+    def _unanswered(self, call: Call, error: BaseException | None) -> None:
+        """No attempt of its own has answered it, or it was refused after some."""
+        if call.outcome == "refused":
+            self.metrics.refusals.of(_REFUSED_BY.get(type(error), "other")).add(1.0)
+            return
+        if call.share is not None:
+            self.metrics.followers.of().add(1.0)
+        if call.response is not None:
+            by = "answer" if call.response.shared is None else "sharing"
+            self.metrics.upstream_calls_saved.of(by).add(1.0)
 
-    def unattempted(self, followed: bool, saved_by: str | None) -> None:  # noqa: FBT001 - facts come by position
-        """It ended without an attempt of its own: it joined another's, or a plugin answered."""
-        if followed:
-            self.metrics.followers.of().add()
-        if saved_by is not None:
-            self.metrics.upstream_calls_saved.of(saved_by).add()
-
-    def attempted(
-        self,
-        target: Target,
-        started: float | None,
-        first: float | None,
-        finished: float,
-        paused: float,
-        outcome: str | None,
-        usage: Usage | None,
-        chunks: int,
-        reported_cost: float | None,
-        exemplar: Exemplar | None,
-    ) -> None:
+    def attempted(self, attempt: Attempt, exemplar: Exemplar | None) -> None:
         """An attempt ended."""
-        series = self.metrics.series(target.provider, target.model)
-        if started is not None:
-            series.attempts[outcome or NONE].observe(finished - started - paused, exemplar)
+        target, usage, outcome = attempt.target, attempt.usage, attempt.outcome
+        started, first, finished = attempt.started, attempt.first_chunk, attempt.finished
+        series = self._series.get(target) or self._series_of(target)
+        if started is not None and finished is not None:
+            finished -= attempt.paused_seconds
+            durations = series.attempts[outcome or NONE]
+            durations.add(finished - started)
+            if exemplar is not None:
+                durations.remember(finished - started, exemplar)
             if first is not None:
-                series.first_token.observe(first - started, exemplar)
-                if outcome == "ok" and chunks > 1:
-                    series.per_chunk.observe((finished - first - paused) / (chunks - 1), exemplar, chunks - 1)
-                if outcome == "ok" and usage is not None and usage.output_tokens > 1:
-                    series.per_token.observe((finished - first - paused) / (usage.output_tokens - 1), exemplar)
+                _count_stream(series, attempt, first - started, finished - first, exemplar)
         if usage is not None:
-            _count_tokens(series, usage)
-        cost = self.prices.of(target, usage, reported_cost)
+            series.input_tokens.add(usage.input_tokens)
+            series.output_tokens.add(usage.output_tokens)
+            if usage.cached_tokens:
+                series.cached_tokens.add(usage.cached_tokens)
+            if usage.reasoning_tokens:
+                series.reasoning_tokens.add(usage.reasoning_tokens)
+        cost = attempt.cost
         if cost is not None:
             series.cost.add(cost)
-        elif has_cost(usage, reported_cost, started, first, outcome):
-            series.cost_unknown.add()
+        elif usage is not None:
+            self.metrics.later.note(self._count_listed, series, target, usage)  # the list may take 0.1 ms
+        elif has_cost(attempt):
+            series.cost_unknown.add(1.0)
+
+    def _count_listed(self, series: Series, target: Target, usage: Usage) -> None:
+        cost = self.prices.listed(target, usage)
+        if cost is None:
+            series.cost_unknown.add(1.0)
+        else:
+            series.cost.add(cost)
+
+    def _series_of(self, target: Target) -> Series:
+        series = self.metrics.series(target.provider, target.model)
+        if len(self._series) >= TARGETS:  # they are made anew for each call
+            self._series.clear()
+        self._series[target] = series
+        return series
 
     def failed(self, target: Target, kind: str | None, error: str) -> None:
         """The provider failed it: with an error of *kind*, else of a class."""
-        series = self.metrics.series(target.provider, target.model)
-        series.errors[kind or self.metrics.bounded("error_type", error)].add()
+        series = self._series.get(target) or self._series_of(target)
+        series.errors[kind or self.metrics.bounded("error_type", error)].add(1.0)
 
     def limited(self, limit: str, action: str, seconds: float) -> None:
         """A limit was used up."""
         limit = self.metrics.bounded("limit", limit)
-        self.metrics.limit_reached.of(limit, action).add()
+        self.metrics.limit_reached.of(limit, action).add(1.0)
         if action == "waited":
-            self.metrics.limit_wait.of(limit).observe(seconds)
+            self.metrics.limit_wait.of(limit).add(seconds)
 
     def circuit_changed(self, event: CircuitChanged) -> None:
         """A circuit changed."""
         target = self.metrics.bounded("target", event.target)
         for state in _STATES:
             self.metrics.circuit_state.of(target, state).set(float(state == event.after))
-        self.metrics.circuit_transitions.of(target, event.after).add()
+        self.metrics.circuit_transitions.of(target, event.after).add(1.0)
 
     def routed(self, target: Target, reason: str) -> None:
         """A router decided."""
-        series = self.metrics.series(target.provider, target.model)
-        series.routed[self.metrics.bounded("reason", reason)].add()
+        series = self._series.get(target) or self._series_of(target)
+        series.routed[self.metrics.bounded("reason", reason)].add(1.0)
 
     def predicted(self, target: Target, ratio: float) -> None:
         """What a router predicted took *ratio* times as long."""
-        self.metrics.series(target.provider, target.model).latency_ratio.observe(ratio)
+        self._series_of(target).latency_ratio.add(ratio)
 
     def plugin_failed(self, where: str) -> None:
         """A plugin has a bug."""
-        self.metrics.plugin_errors.of(self.metrics.bounded("where", where)).add()
+        self.metrics.plugin_errors.of(self.metrics.bounded("where", where)).add(1.0)
 
     def hook_took(self, plugin: str, hook: str, seconds: float) -> None:
         """A plugin was timed in a hook."""
-        self.metrics.hook_duration.of(self.metrics.bounded("plugin", plugin), hook).observe(seconds)
+        self.metrics.hook_duration.of(self.metrics.bounded("plugin", plugin), hook).add(seconds)
 
 
-def _count_tokens(series: Series, usage: Usage) -> None:
-    series.tokens["input"].add(usage.input_tokens)
-    series.tokens["output"].add(usage.output_tokens)
-    if usage.cached_tokens:
-        series.tokens["cached"].add(usage.cached_tokens)
-    if usage.reasoning_tokens:
-        series.tokens["reasoning"].add(usage.reasoning_tokens)
+def _count_stream(
+    series: Series, attempt: Attempt, to_first: float, after_first: float, exemplar: Exemplar | None
+) -> None:
+    """When *attempt* began to answer, and how fast its chunks and tokens came: each chunk counts with their mean."""
+    series.first_token.add(to_first)
+    if exemplar is not None:
+        series.first_token.remember(to_first, exemplar)
+    if attempt.outcome != "ok":
+        return
+    chunks, usage = attempt.chunks - 1, attempt.usage
+    if chunks > 0:
+        pace = after_first / chunks
+        series.per_chunk.add_many(pace, chunks)
+        if exemplar is not None:
+            series.per_chunk.remember(pace, exemplar)
+    if usage is not None and usage.output_tokens > 1:
+        pace = after_first / (usage.output_tokens - 1)
+        series.per_token.add(pace)
+        if exemplar is not None:
+            series.per_token.remember(pace, exemplar)

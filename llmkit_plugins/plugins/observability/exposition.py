@@ -111,10 +111,10 @@ def multiprocess() -> bool:
 def _mirror(metrics: Metrics, registry: CollectorRegistry) -> None:
     """Write everything to prometheus-client's files too, where the process that is scraped finds it."""
     for family in metrics:
-        family.relay(_writer(family, registry))
+        family.relay(_writer(family, registry, metrics.later))
 
 
-def _writer(family: Family[Any], registry: CollectorRegistry) -> Callable[[tuple[str, ...]], Relay]:
+def _writer(family: Family[Any], registry: CollectorRegistry, later: Later) -> Callable[[tuple[str, ...]], Relay]:
     said: dict[str, Any] = {
         "name": family.name,
         "documentation": family.documentation,
@@ -123,15 +123,15 @@ def _writer(family: Family[Any], registry: CollectorRegistry) -> Callable[[tuple
     }
     if family.kind == "histogram":
         histogram = PrometheusHistogram(buckets=family.bounds, **said)
-        return lambda values: partial(_observe, histogram.labels(*values) if values else histogram)
+        return lambda values: partial(later.note, _observe, histogram.labels(*values) if values else histogram)
     if family.kind == "counter":
         counter = Counter(**said)
-        return lambda values: (counter.labels(*values) if values else counter).inc
+        return lambda values: partial(later.note, (counter.labels(*values) if values else counter).inc)
     gauge = Gauge(multiprocess_mode=_GAUGE_MODES.get(family.name, "livesum"), **said)  # type: ignore[arg-type]
-    return lambda values: (gauge.labels(*values) if values else gauge).inc
+    return lambda values: partial(later.note, (gauge.labels(*values) if values else gauge).inc)
 
 
-def _observe(histogram: Any, value: float, times: int) -> None:
+def _observe(histogram: Any, value: float, times: int = 1) -> None:
     """As its own ``observe``, which takes 3 µs, so many *times* at once."""
     if times == 1:
         histogram.observe(value)

@@ -1,16 +1,16 @@
-"""Counters, gauges and histograms, plain: one thread writes at a time, exporters read."""
+"""Counters, gauges and histograms. A call only notes amounts and values, without a lock."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 Kind = Literal["counter", "gauge", "histogram"]
 Relay = Callable[..., Any]
-"""Told each amount as it comes, or each value of a histogram and how many times: for exporters that keep sums of their
-own."""
+"""Told each amount as it comes, or each value and how many times if not once, in the thread of the call: for exporters
+that keep sums of their own."""
 
 OVERFLOW = "__overflow__"
 """The label of everything beyond the bound."""
@@ -24,52 +24,131 @@ class Exemplar(NamedTuple):
     unix_seconds: float
 
 
-class Sum:
-    """A counter, or a gauge."""
+_adding_up = RLock()
 
-    __slots__ = ("relays", "value")
 
-    def __init__(self, relays: tuple[Relay, ...] = ()) -> None:
-        self.value = 0.0
-        self.relays = relays
+class Instrument:
+    """What is added is only noted, in any thread, and added up by who reads."""
 
-    def add(self, amount: float = 1.0) -> None:
-        """Add *amount*, to a counter 0 or more."""
-        self.value += amount
-        if self.relays:
-            for relay in self.relays:
-                relay(amount)
+    __slots__ = ("_relays", "add", "noted")
+
+    add: Callable[[float], Any]
+    """Add an amount, or a value."""
+    noted: list[float]
+    """What has not been added up yet."""
+
+    def __init__(self, relays: Iterable[Relay] = ()) -> None:
+        self.noted = []
+        self._relays: tuple[Relay, ...] = ()
+        self.add = self.noted.append  # atomic, and half of what a method costs
+        for relay in relays:
+            self.relay(relay)
+
+    def relay(self, to: Relay) -> None:
+        """Tell *to* what is added from now on as well."""
+        self._relays = (*self._relays, to)
+        self.add = self._add_and_tell
+
+    def _add_and_tell(self, amount: float) -> None:
+        self.noted.append(amount)
+        for relay in self._relays:
+            relay(amount)
+
+
+class Sum(Instrument):
+    """A counter, to which 0 or more is added, or a gauge."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, relays: Iterable[Relay] = ()) -> None:
+        super().__init__(relays)
+        self._value = 0.0
+
+    @property
+    def value(self) -> float:
+        """What was added in all, or set."""
+        self.settle()
+        return self._value
+
+    def settle(self) -> None:
+        """Add up what was noted."""
+        with _adding_up:
+            amounts = _taken(self.noted)
+            try:
+                self._value += sum(amounts)
+            except TypeError:  # who counted tokens for us has once counted in something else
+                self._value += sum(amount for amount in amounts if isinstance(amount, int | float))
 
     def set(self, value: float) -> None:
         """Be *value*."""
-        change = value - self.value
-        self.value = value
-        for relay in self.relays:
+        with _adding_up:
+            change = value - self.value
+            self._value = value
+        for relay in self._relays:
             relay(change)
 
 
-class Histogram:
+class Histogram(Instrument):
     """How many values fell up to each of *bounds* (ascending), and their total."""
 
-    __slots__ = ("bounds", "counts", "exemplars", "relays", "total")
+    __slots__ = ("_counts", "_exemplars", "_many", "_total", "bounds")
 
-    def __init__(self, bounds: tuple[float, ...], relays: tuple[Relay, ...] = ()) -> None:
-        self.bounds, self.relays = bounds, relays
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-        self.exemplars: dict[int, tuple[float, Exemplar]] = {}
+    def __init__(self, bounds: tuple[float, ...], relays: Iterable[Relay] = ()) -> None:
+        super().__init__(relays)
+        self.bounds = bounds
+        self._many: list[tuple[float, int]] = []
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+        self._exemplars: dict[int, tuple[float, Exemplar]] = {}
+
+    def add_many(self, value: float, times: int) -> None:
+        """Add *value* so many times."""
+        self._many.append((value, times))
+        for relay in self._relays:
+            relay(value, times)
+
+    def remember(self, value: float, exemplar: Exemplar) -> None:
+        """Let the bucket of *value*, which was added, remember where it came from."""
+        self._exemplars[bisect_left(self.bounds, value)] = value, exemplar
+
+    @property
+    def counts(self) -> list[int]:
+        """How many values fell into each bucket; the last one is beyond all bounds."""
+        self.settle()
+        return list(self._counts)
+
+    @property
+    def total(self) -> float:
+        """Of all values."""
+        self.settle()
+        return self._total
+
+    @property
+    def exemplars(self) -> dict[int, tuple[float, Exemplar]]:
         """By bucket, the last value that came with one."""
+        return dict(self._exemplars)
 
-    def observe(self, value: float, exemplar: Exemplar | None = None, times: int = 1) -> None:
-        """Count *value*, so many *times*; its bucket remembers the last *exemplar*."""
-        place = bisect_left(self.bounds, value)
-        self.counts[place] += times
-        self.total += value * times
-        if exemplar is not None:
-            self.exemplars[place] = value, exemplar
-        if self.relays:
-            for relay in self.relays:
-                relay(value, times)
+    def settle(self) -> None:
+        """Add up what was noted: sorted, many take a third of the time that each takes by itself."""
+        with _adding_up:
+            values, counts, begin = sorted(_taken(self.noted)), self._counts, 0
+            if values:
+                self._total += sum(values)
+                for place, bound in enumerate(self.bounds):
+                    end = bisect_right(values, bound, begin)
+                    counts[place] += end - begin
+                    begin = end
+                counts[-1] += len(values) - begin
+            for value, times in _taken(self._many):
+                counts[bisect_left(self.bounds, value)] += times
+                self._total += value * times
+
+
+def _taken(noted: list[Any]) -> list[Any]:
+    """What was *noted* so far; others may be noting more."""
+    taken = noted[:]
+    del noted[: len(taken)]
+    return taken
 
 
 Child = TypeVar("Child", bound="Sum | Histogram")
@@ -107,15 +186,20 @@ class Family(Generic[Child]):
         with self._making:
             return list(self._children.items())
 
+    def settle(self) -> None:
+        """Add up what was noted."""
+        for _, child in self.children():
+            child.settle()
+
     def relay(self, to: Callable[[tuple[str, ...]], Relay]) -> None:
         """Tell each amount or value from now on to ``to(label values)`` as well."""
         with self._making:
             self._relays.append(to)
             for values, child in self._children.items():
-                child.relays = (*child.relays, to(values))
+                child.relay(to(values))
 
     def _make(self, values: tuple[str, ...]) -> Child:
-        relays = tuple(to(values) for to in self._relays)
+        relays = [to(values) for to in self._relays]
         made: Any = Histogram(self.bounds, relays) if self.kind == "histogram" else Sum(relays)
         child: Child = made
         return child

@@ -1,5 +1,4 @@
-"""What was noted on a call's path, until somebody wants to read it: the call pays for the note, the reader for the
-sums."""
+"""What takes too long for a call: noted on its path, done when somebody reads."""
 
 from __future__ import annotations
 

@@ -169,6 +169,11 @@ class Metrics:
             series = self._series.setdefault((provider, model), Series(self, provider, model))
         return series
 
+    def settle(self) -> None:
+        """Add up what was noted."""
+        for family in self:
+            family.settle()
+
     def who(self, provider: str, model: str) -> tuple[str, ...]:
         """The two, or overflow labels where there are too many already."""
         return self._who.admit(provider, model)
@@ -188,9 +193,28 @@ class Series:
         self._metrics, self._who = metrics, (provider, model)
         self.requests = Children(metrics.request_duration, provider, model)
         self.attempts = Children(metrics.attempt_duration, provider, model)
-        self.tokens = Children(metrics.request_tokens, provider, model)
         self.errors = Children(metrics.provider_errors, provider, model)
         self.routed = Children(metrics.route_decisions, provider, model)
+
+    @cached_property
+    def input_tokens(self) -> Sum:
+        """Of prompts."""
+        return self._metrics.request_tokens.of(*self._who, "input")
+
+    @cached_property
+    def output_tokens(self) -> Sum:
+        """Of answers."""
+        return self._metrics.request_tokens.of(*self._who, "output")
+
+    @cached_property
+    def cached_tokens(self) -> Sum:
+        """A part of the input."""
+        return self._metrics.request_tokens.of(*self._who, "cached")
+
+    @cached_property
+    def reasoning_tokens(self) -> Sum:
+        """A part of the output."""
+        return self._metrics.request_tokens.of(*self._who, "reasoning")
 
     @cached_property
     def cost(self) -> Sum:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from logging import INFO
 from typing import Any
 
@@ -22,8 +21,7 @@ from llmkit_plugins.plugins.observability.tracing import Trace, Tracing
 class Observability:
     """Turns what happens to calls into *metrics*, spans (*tracing*), the conventions' own metrics (*genai*) and logs.
 
-    Each part may be None, and then costs nothing. Times are seconds of *clock*. Metrics are noted here, and written
-    when somebody reads them.
+    Each part may be None, and then costs nothing. Times are seconds of *clock*.
     """
 
     def __init__(
@@ -37,12 +35,7 @@ class Observability:
     ) -> None:
         self.metrics, self.clock, self.tracing, self.genai = metrics, clock, tracing, genai
         self.prices = prices or Prices()
-        self._counting = counting = None if metrics is None else Counting(metrics, self.prices)
-        # what every call needs, bound beforehand: 0.05 µs each
-        self._write_begun = None if counting is None else counting.begun
-        self._write_ended = None if counting is None else counting.ended
-        self._write_attempted = None if counting is None else counting.attempted
-        self._note = _forget if metrics is None else metrics.later.note
+        self._counting = None if metrics is None else Counting(metrics, self.prices)
         self._states = logs.StateLog(max_limits=500)
         self._predictions = False
         self._only_logs = metrics is None and tracing is None
@@ -54,9 +47,9 @@ class Observability:
         if self._only_logs and not request_log.isEnabledFor(INFO):
             return
         now = call.state[self] = self.clock()
-        if self._write_begun is not None:
-            self._note(self._write_begun)
-        if self.tracing is not None:
+        if self._counting is not None:
+            self._counting.active.add(1.0)
+        if self.tracing is not None and now >= self.tracing.idle_until:
             self.tracing.begun(call, now)
 
     def ended(self, call: Call, error: BaseException | None = None) -> None:
@@ -65,44 +58,21 @@ class Observability:
         if began is None:  # nobody wanted to know, or a hook was told the end of what it failed to begin
             return
         now = self.clock()
-        trace = None if self.tracing is None else self.tracing.of(call)
+        trace: Trace | None = call.state.get(self.tracing)
         try:
-            if self._write_ended is not None:
-                self._note_end(self._write_ended, call, error, now - began, trace)
+            if self._counting is not None:
+                self._counting.ended(call, error, now - began, None if trace is None else trace.exemplar)
             if request_log.isEnabledFor(INFO):
                 logs.log_request(call, self._facts(call, error, now - began, trace))
         finally:
             if trace is not None and self.tracing is not None:
                 self.tracing.ended(call, error, now)
 
-    def _note_end(
-        self, write: Callable[..., None], call: Call, error: BaseException | None, seconds: float, trace: Trace | None
-    ) -> None:
-        response, attempts = call.response, call.attempts
-        told_by = response.attempt if response is not None else attempts[-1] if attempts else None
-        target = None if told_by is None else told_by.target
-        self._note(write, target, call.model, call.outcome, seconds, None if trace is None else trace.exemplar)
-        if not attempts or call.outcome == "refused":
-            self._note_unanswered(call, error)
-
-    def _note_unanswered(self, call: Call, error: BaseException | None) -> None:
-        """A request that no attempt of its own has answered, or that was refused after some."""
-        counting, response = self._counting, call.response
-        if counting is not None and call.outcome == "refused":
-            self._note(counting.refused, type(error))
-        elif counting is not None:
-            by = None if response is None else "answer" if response.shared is None else "sharing"
-            self._note(counting.unattempted, call.share is not None, by)
-
     def _facts(self, call: Call, error: BaseException | None, seconds: float, trace: Trace | None) -> dict[str, Any]:
         response, attempts = call.response, call.attempts
         answered_by = response.attempt if response is not None else attempts[-1] if attempts else None
         usage = None if answered_by is None else answered_by.usage
-        costs = [
-            self.prices.cost(one)
-            for one in attempts
-            if has_cost(one.usage, one.reported_cost, one.started, one.first_chunk, one.outcome)
-        ]
+        costs = [self.prices.cost(one) for one in attempts if has_cost(one)]
         return {
             "request_id": call.id,
             "trace_id": None if trace is None else trace.exemplar.trace_id,
@@ -132,43 +102,31 @@ class Observability:
         """One attempt ended, whatever its end."""
         if self._only_logs:
             return
-        trace = None if self.tracing is None else self.tracing.of(call)
+        trace: Trace | None = call.state.get(self.tracing)
         exemplar = None if trace is None else trace.exemplar
         try:
-            if self._write_attempted is not None:
-                self._note(
-                    self._write_attempted,
-                    attempt.target,
-                    attempt.started,
-                    attempt.first_chunk,
-                    attempt.finished,
-                    attempt.paused_seconds,
-                    attempt.outcome,
-                    attempt.usage,
-                    attempt.chunks,
-                    attempt.reported_cost,
-                    exemplar,
-                )
+            if self._counting is not None:
+                self._counting.attempted(attempt, exemplar)
                 if attempt.outcome == "error" or self._predictions or self.genai is not None:
-                    self._note_rest(call, attempt, trace)
+                    self._count_rest(self._counting, call, attempt, trace)
         finally:
             if trace is not None and self.tracing is not None:
                 self.tracing.attempted(call, attempt, self.prices.cost(attempt), self.clock())
 
-    def _note_rest(self, call: Call, attempt: Attempt, trace: Trace | None) -> None:
-        counting = self._counting
-        if counting is not None and attempt.outcome == "error":
-            self._note(counting.failed, attempt.target, attempt.kind, error_type(None, attempt.error))
-        elif counting is not None and self._predictions:
+    def _count_rest(self, counting: Counting, call: Call, attempt: Attempt, trace: Trace | None) -> None:
+        if attempt.outcome == "error":
+            counting.failed(attempt.target, attempt.kind, error_type(None, attempt.error))
+        elif self._predictions:
             self._hold_against(counting, call, attempt)
         if self.genai is not None:
-            self.genai.attempted(call, attempt, self._note, None if trace is None else trace.context)
+            note = counting.metrics.later.note
+            self.genai.attempted(call, attempt, note, None if trace is None else trace.context)
 
     def _hold_against(self, counting: Counting, call: Call, attempt: Attempt) -> None:
         """What came, against what was predicted; a failover may have gone where nobody predicted anything."""
         routed, seconds = call.state.pop(Routed, None), attempt.duration
         if routed is not None and routed.target is attempt.target and attempt.outcome == "ok" and seconds is not None:
-            self._note(counting.predicted, routed.target, seconds / routed.predicted_seconds)
+            counting.predicted(routed.target, seconds / routed.predicted_seconds)
 
     # -- what happens in between ------------------------------------------------------------------------------------
 
@@ -176,7 +134,7 @@ class Observability:
         """A limit was used up."""
         now = self.clock()
         if self._counting is not None:
-            self._note(self._counting.limited, event.limit, event.action, event.seconds)
+            self._counting.limited(event.limit, event.action, event.seconds)
         if self.tracing is not None:
             self.tracing.limited(event, now)
         self._states.limit(event, now)
@@ -184,7 +142,7 @@ class Observability:
     def circuit_changed(self, event: CircuitChanged) -> None:
         """A circuit opened, closed or let probes through."""
         if self._counting is not None:
-            self._note(self._counting.circuit_changed, event)
+            self._counting.circuit_changed(event)
         if self.tracing is not None:
             self.tracing.circuits[event.target] = event.after
         self._states.circuit(event)
@@ -199,7 +157,7 @@ class Observability:
     def routed(self, event: Routed) -> None:
         """A router decided."""
         if self._counting is not None:
-            self._note(self._counting.routed, event.target, event.reason)
+            self._counting.routed(event.target, event.reason)
             if event.predicted_seconds:
                 event.call.state[Routed] = event
                 self._predictions = True
@@ -209,13 +167,9 @@ class Observability:
     def plugin_failed(self, where: str) -> None:
         """A plugin failed in a hook; the kit has contained and logged it."""
         if self._counting is not None:
-            self._note(self._counting.plugin_failed, where)
+            self._counting.plugin_failed(where)
 
     def hook_took(self, plugin: str, hook: str, seconds: float) -> None:
         """A plugin was timed in a hook."""
         if self._counting is not None:
-            self._note(self._counting.hook_took, plugin, hook, seconds)
-
-
-def _forget(*_: Any) -> None:
-    """There is nowhere to note anything."""
+            self._counting.hook_took(plugin, hook, seconds)

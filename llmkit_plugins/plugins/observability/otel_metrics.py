@@ -1,7 +1,7 @@
 """The metrics through OpenTelemetry: the GenAI conventions' instruments, and ours as ``llmkit.*``.
 
-Counters and gauges are read when somebody collects. The SDK wants each value of a histogram, which takes it several µs;
-like everything noted they are written at the next collection, in the collector's thread.
+Counters and gauges are read when somebody collects. The SDK wants each value of a histogram, which takes it several µs:
+they are noted, and written at the next collection, in the collector's thread.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _export(metrics: Metrics, meter: Meter) -> None:
         if family.name in _COVERED:
             continue
         if family.kind == "histogram":
-            family.relay(_relay(_histogram(meter, name, unit, family.bounds), family))
+            family.relay(_relay(_histogram(meter, name, unit, family.bounds), family, metrics.later))
             continue
         create: Any = {"counter": meter.create_observable_counter, "gauge": meter.create_observable_gauge}[family.kind]
         create(name, [_observe(family, metrics.later)], unit, family.documentation)
@@ -130,10 +130,10 @@ def _attributes(family: Family[Any], values: tuple[str, ...]) -> dict[str, str]:
     return told
 
 
-def _relay(to: Histogram, family: Family[Any]) -> Callable[[tuple[str, ...]], Relay]:
+def _relay(to: Histogram, family: Family[Any], later: Later) -> Callable[[tuple[str, ...]], Relay]:
     def bound(values: tuple[str, ...]) -> Relay:
         attributes = _attributes(family, values)
-        return lambda value, times: _record(to, value, times, attributes)
+        return lambda value, times=1: later.note(_record, to, value, times, attributes)
 
     return bound
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import MeterProvider, get_meter_provider
@@ -165,4 +164,5 @@ class ObservabilityPlugin:
 
 def _noting(metrics: Metrics, signal: str) -> Lost:
     """Counts what of *signal* is lost, from whichever thread; none so far."""
-    return partial(metrics.later.note, metrics.telemetry_lost.of(signal).add)
+    lost = metrics.telemetry_lost.of(signal)
+    return lambda count: lost.add(count)

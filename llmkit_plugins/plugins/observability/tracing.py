@@ -92,7 +92,8 @@ class Tracing:
         chance: Callable[[], float] = random,
     ) -> None:
         self._tracer = None if provider is None else provider.get_tracer(SCOPE)
-        self._asks_again = float("-inf")
+        self.idle_until = float("-inf")
+        """Until then nobody is asked for a provider: the process had none, and asking takes 1 µs."""
         self._ratio, self._content, self._parent = ratio, content, parent
         self._propagates, self._wall, self._chance = propagates, wall, chance
         self.circuits: dict[str, str] = {}
@@ -124,7 +125,7 @@ class Tracing:
     # -- the request ------------------------------------------------------------------------------------------------
 
     def begun(self, call: Call, now: float) -> None:
-        """A request began at *now*."""
+        """A request began at *now*, which is not before ``idle_until``."""
         tracer = self._tracer or self._find_tracer(now)
         if tracer is None:
             return
@@ -145,12 +146,10 @@ class Tracing:
                 span.set_attribute(genai.INPUT_MESSAGES, prompt)
 
     def _find_tracer(self, now: float) -> Tracer | None:
-        """That of the process. Where it has none, it is asked again after a second: asking takes 1 µs."""
-        if now < self._asks_again:
-            return None
+        """That of the process. Where it has none, it is asked again after a second."""
         tracer = self._ask_for_tracer()
         if tracer is None:
-            self._asks_again = now + 1.0
+            self.idle_until = now + 1.0
         return tracer
 
     def _ask_for_tracer(self) -> Tracer | None:

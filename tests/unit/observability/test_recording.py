@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import suppress
+from unittest.mock import patch
 
 import pytest
 
@@ -24,6 +25,7 @@ from llmkit_plugins import (
 )
 from llmkit_plugins.events import CircuitChanged, LimitReached, Routed
 from llmkit_plugins.plugins.observability import ObservabilityPlugin
+from llmkit_plugins.plugins.observability.counting import NOTES
 from llmkit_plugins.plugins.observability.instruments import OVERFLOW
 from llmkit_plugins.testing import MODES, Failure, Last, Pause, ScriptedBackend, drive
 
@@ -90,6 +92,17 @@ def test_an_unknown_price_is_no_zero(make_kit, value):
     drive(make_kit(targets=[Target("x", "nobody", "nothing")]), Call("hi"), ScriptedBackend(), "run")
     assert value("llmkit_request_cost_total", provider="nobody", model="nothing") is None
     assert value("llmkit_request_cost_unknown_total", provider="nobody", model="nothing") == 1
+
+
+def test_a_listed_price_counts_where_the_target_has_none(make_kit, value):
+    """It is looked up by who reads: that may take a tenth of a millisecond."""
+    kit = make_kit(targets=[Target("x", "openai", "gpt-4o-mini")], traces=False)
+    prices = kit.plugins["observability"].recorder.prices
+    with patch.object(prices, "listed", wraps=prices.listed) as looked_up:
+        drive(kit, Call("hi"), ScriptedBackend(), "run")
+        looked_up.assert_not_called()
+        cost = value("llmkit_request_cost_total", provider="openai", model="gpt-4o-mini")
+    assert cost == pytest.approx((5 * 0.15 + 3 * 0.60) / 1e6)
 
 
 STORIES = {
@@ -238,6 +251,16 @@ def test_a_failed_attempt_proves_no_prediction_wrong(make_kit, value, clock, plu
     drive(kit, Call("hi"), ScriptedBackend({"a": [Failure()]}), "run")
     assert value("llmkit_route_latency_ratio_count", **WHO) is None
     assert value("llmkit_route_latency_ratio_count", provider="p2", model="m2") is None
+
+
+def test_what_nobody_reads_is_bounded(make_kit, value):
+    """It is added up from time to time, and nothing is lost by that."""
+    kit = make_kit(traces=False)
+    for _ in range(NOTES):
+        kit.call(Call("hi"), ScriptedBackend())
+    metrics = kit.plugins["observability"].recorder.metrics
+    assert all(len(child.noted) <= NOTES + 1 for family in metrics for _, child in family.children())
+    assert value("llmkit_request_duration_seconds_count", **WHO, outcome="ok") == NOTES
 
 
 def test_names_that_users_choose_are_bounded(make_kit, value, plugin):
