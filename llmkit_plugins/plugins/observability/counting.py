@@ -6,6 +6,7 @@ from llmkit_plugins.call import Attempt, Call, Target, Usage
 from llmkit_plugins.errors import CircuitOpen, NoTarget, PluginFailed, RateLimited
 from llmkit_plugins.events import CircuitChanged
 from llmkit_plugins.plugins.observability.cost import Prices, has_cost
+from llmkit_plugins.plugins.observability.genai import error_type
 from llmkit_plugins.plugins.observability.instruments import Exemplar
 from llmkit_plugins.plugins.observability.metrics import Metrics, Series
 
@@ -85,6 +86,8 @@ class Counting:
                 series.cached_tokens.add(usage.cached_tokens)
             if usage.reasoning_tokens:
                 series.reasoning_tokens.add(usage.reasoning_tokens)
+        if outcome == "error":
+            self._failed(series, attempt)
         cost = attempt.cost
         if cost is not None:
             series.cost.add(cost)
@@ -92,6 +95,11 @@ class Counting:
             self.metrics.later.note(self._count_listed, series, target, usage)  # the list may take 0.1 ms
         elif has_cost(attempt):
             series.cost_unknown.add(1.0)
+
+    def _failed(self, series: Series, attempt: Attempt) -> None:
+        """The provider failed it: with an error of a kind, else of a class."""
+        kind = attempt.kind or self.metrics.bounded("error_type", error_type(None, attempt.error))
+        series.errors[kind].add(1.0)
 
     def _count_listed(self, series: Series, target: Target, usage: Usage) -> None:
         cost = self.prices.listed(target, usage)
@@ -106,11 +114,6 @@ class Counting:
             self._series.clear()
         self._series[target] = series
         return series
-
-    def failed(self, target: Target, kind: str | None, error: str) -> None:
-        """The provider failed it: with an error of *kind*, else of a class."""
-        series = self._series.get(target) or self._series_of(target)
-        series.errors[kind or self.metrics.bounded("error_type", error)].add(1.0)
 
     def limited(self, limit: str, action: str, seconds: float) -> None:
         """A limit was used up."""
@@ -129,7 +132,8 @@ class Counting:
     def routed(self, target: Target, reason: str) -> None:
         """A router decided."""
         series = self._series.get(target) or self._series_of(target)
-        series.routed[self.metrics.bounded("reason", reason)].add(1.0)
+        known = series.routed.get(reason) or series.routed[self.metrics.bounded("reason", reason)]
+        known.add(1.0)
 
     def predicted(self, target: Target, ratio: float) -> None:
         """What a router predicted took *ratio* times as long."""

@@ -11,7 +11,6 @@ from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReache
 from llmkit_plugins.plugins.observability import logs
 from llmkit_plugins.plugins.observability.cost import Prices, has_cost
 from llmkit_plugins.plugins.observability.counting import Counting
-from llmkit_plugins.plugins.observability.genai import error_type
 from llmkit_plugins.plugins.observability.logs import request_log
 from llmkit_plugins.plugins.observability.metrics import Metrics
 from llmkit_plugins.plugins.observability.otel_metrics import GenAI
@@ -107,20 +106,14 @@ class Observability:
         try:
             if self._counting is not None:
                 self._counting.attempted(attempt, exemplar)
-                if attempt.outcome == "error" or self._predictions or self.genai is not None:
-                    self._count_rest(self._counting, call, attempt, trace)
+                if self._predictions:
+                    self._hold_against(self._counting, call, attempt)
+                if self.genai is not None:
+                    context = None if trace is None else trace.context
+                    self.genai.attempted(call, attempt, self._counting.metrics.later.note, context)
         finally:
             if trace is not None and self.tracing is not None:
                 self.tracing.attempted(call, attempt, self.prices.cost(attempt), self.clock())
-
-    def _count_rest(self, counting: Counting, call: Call, attempt: Attempt, trace: Trace | None) -> None:
-        if attempt.outcome == "error":
-            counting.failed(attempt.target, attempt.kind, error_type(None, attempt.error))
-        elif self._predictions:
-            self._hold_against(counting, call, attempt)
-        if self.genai is not None:
-            note = counting.metrics.later.note
-            self.genai.attempted(call, attempt, note, None if trace is None else trace.context)
 
     def _hold_against(self, counting: Counting, call: Call, attempt: Attempt) -> None:
         """What came, against what was predicted; a failover may have gone where nobody predicted anything."""
@@ -156,12 +149,13 @@ class Observability:
 
     def routed(self, event: Routed) -> None:
         """A router decided."""
+        state = event.call.state
         if self._counting is not None:
             self._counting.routed(event.target, event.reason)
             if event.predicted_seconds:
-                event.call.state[Routed] = event
+                state[Routed] = event
                 self._predictions = True
-        if self.tracing is not None:
+        if self.tracing is not None and self.tracing in state:
             self.tracing.routed(event, self.clock())
 
     def plugin_failed(self, where: str) -> None:
