@@ -88,7 +88,9 @@ class Counting:
                 series.reasoning_tokens.add(usage.reasoning_tokens)
         if outcome == "error":
             self._failed(series, attempt)
-        cost = attempt.cost
+        cost = None if usage is None else target.cost(usage)
+        if cost is None:
+            cost = attempt.reported_cost
         if cost is not None:
             series.cost.add(cost)
         elif usage is not None:

@@ -57,7 +57,7 @@ class Observability:
         if began is None:  # nobody wanted to know, or a hook was told the end of what it failed to begin
             return
         now = self.clock()
-        trace: Trace | None = call.state.get(self.tracing)
+        trace: Trace | None = None if self.tracing is None else call.state.get(self.tracing)
         try:
             if self._counting is not None:
                 self._counting.ended(call, error, now - began, None if trace is None else trace.exemplar)
@@ -101,7 +101,7 @@ class Observability:
         """One attempt ended, whatever its end."""
         if self._only_logs:
             return
-        trace: Trace | None = call.state.get(self.tracing)
+        trace: Trace | None = None if self.tracing is None else call.state.get(self.tracing)
         exemplar = None if trace is None else trace.exemplar
         try:
             if self._counting is not None:
