@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from typing import Any
 
 from llmkit_plugins.plugins.observability.instruments import Bounded, Children, Family, Histogram, Sum
 from llmkit_plugins.plugins.observability.later import Later
@@ -187,61 +187,53 @@ class Metrics:
 
 
 class Series:
-    """The children of one provider's model, made when first needed: what was never known is not a 0."""
+    """The children of one provider's model, made when something is first added: what was never known is not a 0."""
+
+    cached_tokens: Sum
+    cost: Sum
+    cost_unknown: Sum
+    first_token: Histogram
+    input_tokens: Sum
+    latency_ratio: Histogram
+    output_tokens: Sum
+    per_chunk: Histogram
+    per_token: Histogram
+    reasoning_tokens: Sum
 
     def __init__(self, metrics: Metrics, provider: str, model: str) -> None:
-        self._metrics, self._who = metrics, (provider, model)
         self.requests = Children(metrics.request_duration, provider, model)
         self.attempts = Children(metrics.attempt_duration, provider, model)
         self.errors = Children(metrics.provider_errors, provider, model)
         self.routed = Children(metrics.route_decisions, provider, model)
+        who = (provider, model)
+        for name, family, values in (
+            ("cached_tokens", metrics.request_tokens, (*who, "cached")),
+            ("cost", metrics.request_cost, who),
+            ("cost_unknown", metrics.request_cost_unknown, who),
+            ("first_token", metrics.time_to_first_token, who),
+            ("input_tokens", metrics.request_tokens, (*who, "input")),
+            ("latency_ratio", metrics.route_latency_ratio, who),
+            ("output_tokens", metrics.request_tokens, (*who, "output")),
+            ("per_chunk", metrics.time_per_output_chunk, who),
+            ("per_token", metrics.time_per_output_token, who),
+            ("reasoning_tokens", metrics.request_tokens, (*who, "reasoning")),
+        ):
+            setattr(self, name, _Awaited(self, name, family, values))
 
-    @cached_property
-    def input_tokens(self) -> Sum:
-        """Of prompts."""
-        return self._metrics.request_tokens.of(*self._who, "input")
 
-    @cached_property
-    def output_tokens(self) -> Sum:
-        """Of answers."""
-        return self._metrics.request_tokens.of(*self._who, "output")
+class _Awaited:
+    """Stands where a child of *family* will be kept. (A ``cached_property`` would make each use a half dearer.)"""
 
-    @cached_property
-    def cached_tokens(self) -> Sum:
-        """A part of the input."""
-        return self._metrics.request_tokens.of(*self._who, "cached")
+    def __init__(self, series: Series, name: str, family: Family[Any], values: tuple[str, ...]) -> None:
+        self._series, self._name, self._family, self._values = series, name, family, values
 
-    @cached_property
-    def reasoning_tokens(self) -> Sum:
-        """A part of the output."""
-        return self._metrics.request_tokens.of(*self._who, "reasoning")
+    def _made(self) -> Any:
+        child = self._family.of(*self._values)
+        setattr(self._series, self._name, child)
+        return child
 
-    @cached_property
-    def cost(self) -> Sum:
-        """USD."""
-        return self._metrics.request_cost.of(*self._who)
+    def add(self, amount: float) -> None:
+        self._made().add(amount)
 
-    @cached_property
-    def cost_unknown(self) -> Sum:
-        """Answers without a price."""
-        return self._metrics.request_cost_unknown.of(*self._who)
-
-    @cached_property
-    def first_token(self) -> Histogram:
-        """Seconds."""
-        return self._metrics.time_to_first_token.of(*self._who)
-
-    @cached_property
-    def per_token(self) -> Histogram:
-        """Seconds."""
-        return self._metrics.time_per_output_token.of(*self._who)
-
-    @cached_property
-    def per_chunk(self) -> Histogram:
-        """Seconds."""
-        return self._metrics.time_per_output_chunk.of(*self._who)
-
-    @cached_property
-    def latency_ratio(self) -> Histogram:
-        """Actual over predicted."""
-        return self._metrics.route_latency_ratio.of(*self._who)
+    def add_many(self, value: float, times: int) -> None:
+        self._made().add_many(value, times)
