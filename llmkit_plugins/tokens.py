@@ -37,8 +37,10 @@ def prompt_chars(messages: Any, depth: int = _MAX_DEPTH) -> int:
         parts = (getattr(messages, "content", None),)
     chars = 0
     for part in parts:
-        plain = type(part) is str and not part.startswith("data:")  # most are: a call less for each
-        chars += len(part) if plain else prompt_chars(part, depth - 1)
+        if type(part) is str and not part.startswith("data:"):  # most are: a call less for each
+            chars += len(part)
+        else:
+            chars += prompt_chars(part, depth - 1)
     return chars
 
 

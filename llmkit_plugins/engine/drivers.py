@@ -22,18 +22,16 @@ from llmkit_plugins.steps import Ask, Wait
 if TYPE_CHECKING:
     from llmkit_plugins.engine.plan import Plan
 
-Resume = Callable[[Any], Any]
-
 
 def run(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> Any:
     """Drive *flow* in this thread, for the whole answer."""
-    resume: Resume = flow.send
+    resume = send = flow.send
     value: Any = None
     try:
         while True:
             step = resume(value)
             try:
-                resume, value = flow.send, perform(step, call, backend, plan, until)
+                resume, value = send, perform(step, call, backend, plan, until)
             except BaseException as error:
                 resume, value = thrower(flow, error), error  # thrown in outside this block, or later errors chain to it
     except StopIteration as end:
@@ -44,13 +42,13 @@ def run(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> A
 
 async def arun(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> Any:
     """Drive *flow* in this task, for the whole answer."""
-    resume: Resume = flow.send
+    resume = send = flow.send
     value: Any = None
     try:
         while True:
             step = resume(value)
             try:
-                resume, value = flow.send, await aperform(step, call, backend, plan, until)
+                resume, value = send, await aperform(step, call, backend, plan, until)
             except BaseException as error:
                 value = whose(error)
                 resume = thrower(flow, value)
@@ -62,7 +60,7 @@ async def arun(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Unti
 
 def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> Iterator[Any]:
     """Drive *flow* in this thread, handing over chunks."""
-    resume: Resume = flow.send
+    resume = send = flow.send
     value: Any = None
     source, clock = None, plan.clock
     try:
@@ -89,7 +87,7 @@ def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -
                     value = True
                 else:
                     value = perform(step, call, backend, plan, until)
-                resume = flow.send
+                resume = send
             except BaseException as error:
                 resume, value = thrower(flow, error), error
                 close(source)  # first the attempt inside it ends, then the call
@@ -102,7 +100,7 @@ def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -
 
 async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> AsyncIterator[Any]:
     """Drive *flow* in this task, handing over chunks."""
-    resume: Resume = flow.send
+    resume = send = flow.send
     value: Any = None
     source, clock = None, plan.clock
     try:
@@ -156,7 +154,7 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: U
                     value = True
                 else:
                     value = await aperform(step, call, backend, plan, until)
-                resume = flow.send
+                resume = send
             except BaseException as error:
                 value = whose(error)
                 resume = thrower(flow, value)

@@ -206,10 +206,10 @@ class ThreadFlight(Flight[Lock]):
             raise
         finally:
             self.turn.release()
-            if self.over:
-                self.stop()
-            elif self.waiting:
+            if self.waiting:
                 self.wake()
+            if self.over and self.chunks is not None:
+                self.stop()
 
     def wake(self) -> None:
         with suppress(IndexError):  # somebody else is waking them, too

@@ -78,7 +78,7 @@ def request(plan: Plan, call: Call, flow: Flow) -> Flow:
                 try:
                     raw = yield seat
                 finally:
-                    seat.leave()
+                    seat.flight.leave()
                 response = seat.response(raw)
     except BaseException as error:
         left_with = None if isinstance(error, Exception) else _answer_left_with(call, seat)
@@ -233,14 +233,13 @@ def route(plan: Plan, call: Call, targets: Sequence[Target], dropped: dict[str, 
 
 
 def _serving(call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Sequence[Target]:
-    """A tuple of those that serve the model asked for: no hook can change it in place."""
+    """Those that serve the model asked for: a tuple, which no hook can change in place."""
     model = call.model
-    if model is None:
-        return tuple(targets)
-    serving = tuple([t for t in targets if t.serves is None or model in t.serves])
-    if len(serving) < len(targets):
-        dropped.update((t.name, f"does not serve {model!r}") for t in targets if t not in serving)
-    return serving
+    if model is not None:
+        for target in targets:
+            if target.serves is not None and model not in target.serves:
+                dropped[target.name] = f"does not serve {model!r}"
+    return tuple([t for t in targets if t.serves is None or model in t.serves]) if dropped else tuple(targets)
 
 
 def _contain(plan: Plan, who: str, bug: Exception, critical: bool) -> None:  # noqa: FBT001

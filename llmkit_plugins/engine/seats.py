@@ -18,17 +18,13 @@ def same(chunk: Chunk) -> Chunk:
 
 
 class Seat:
-    """One caller's place at a flight, in a thread."""
+    """One caller's place at a flight, in a thread. Who has it leaves the flight once."""
 
     __slots__ = ("at", "call", "copy", "flight", "log")
 
     def __init__(self, flight: Any, call: Call, copy: Copy) -> None:
         self.flight, self.call, self.copy, self.at = flight, call, copy, 0
         self.log = flight.log
-
-    def leave(self) -> None:
-        """Give the place up, once."""
-        self.flight.leave()
 
     def __iter__(self) -> Iterator[Any]:
         log, more, copy, deadline = self.log, self.flight.more, self.copy, self.call.deadline

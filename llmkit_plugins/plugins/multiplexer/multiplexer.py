@@ -151,7 +151,7 @@ class StreamingMultiplexer:
                     else:
                         await flight.news_before(deadline)
             finally:
-                place.leave()
+                place.flight.leave()
 
     def subscribe_sync(self, call: Call, start: Callable[[], Iterable[T]]) -> Iterator[T]:
         """The same in threads: whoever needs the next chunk reads it for all."""
@@ -166,7 +166,7 @@ class StreamingMultiplexer:
             try:
                 yield from place
             finally:
-                place.leave()
+                place.flight.leave()
 
     async def answer(self, call: Call, start: Callable[[], Awaitable[T]]) -> T:
         """The whole answer to *call*: what the request under way for identical calls returns, or what *start* does."""
@@ -179,7 +179,7 @@ class StreamingMultiplexer:
         try:
             return cast("T", await place.whole())
         finally:
-            place.leave()
+            place.flight.leave()
 
     def answer_sync(self, call: Call, start: Callable[[], T]) -> T:
         """The same in threads."""
@@ -192,7 +192,7 @@ class StreamingMultiplexer:
         try:
             return cast("T", place.whole())
         finally:
-            place.leave()
+            place.flight.leave()
 
     def _place(self, call: Call, join: Callable[..., Any], source: Callable[..., Any]) -> Any:
         """A seat at the upstream for *call*, what was kept for it, or None: it goes alone."""
