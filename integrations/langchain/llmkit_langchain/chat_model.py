@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field
 from llmkit_langchain.backend import ChatBackend, note_shared, result_of
 from llmkit_langchain.calls import Origin, call_of
 from llmkit_langchain.errors import langchain_errors
+from llmkit_langchain.given import given_kit
 from llmkit_langchain.models import chat_models, common_output_version, common_profile, warn_of_retries
 from llmkit_langchain.origin import OriginChatModel
 from llmkit_langchain.routes import CREDENTIAL, Route
@@ -49,8 +50,8 @@ class ChatLLMKit(OriginChatModel):
     what the model says of itself. A model may be given as ``"openai:gpt-4o-mini"``, as ``init_chat_model`` takes it.
     A call is one run in LangChain, whatever it takes; the route taken is in ``response_metadata["llmkit"]``. The user
     and the tenant of a call are ``user`` (or ``user_id``) and ``tenant`` of its run's metadata. ``model=`` in a call
-    asks for a route by its name or by its model. Raises ``ConfigError`` for what is no chat model, and for unknown
-    settings; warns of models that retry by themselves.
+    asks for a route by its name or by its model. Raises ``ConfigError`` for what is no chat model or no kit, and for
+    unknown settings; warns of models that retry by themselves.
     """
 
     models: dict[str, BaseChatModel] = Field(repr=False, exclude=True)
@@ -63,7 +64,7 @@ class ChatLLMKit(OriginChatModel):
         made = chat_models(models)
         warn_of_retries(made, stacklevel=2)
         settings.setdefault("output_version", common_output_version(list(made.values())))
-        super().__init__(**{"models": made, "kit": kit, **settings})
+        super().__init__(**{"models": made, "kit": given_kit(kit), **settings})
         self._backend, self._identity  # noqa: B018 - what is wrong with a model shows now
 
     # cached properties, as all calls read them, and what pydantic calls a private attribute takes 1.4 µs to read

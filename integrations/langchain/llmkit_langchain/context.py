@@ -22,7 +22,8 @@ def llmkit_context(kit: LLMKit, *, user: str | None = None, tenant: str | None =
     """Show *kit* every call of a model inside, on behalf of *user* and *tenant* where a call's metadata names no other.
 
     It is inherited by tasks, and by the threads of LangChain's own executors; not by a plain ``threading.Thread``. An
-    inner one stands in for an outer one. Like ``LLMKitCallbackHandler``, it never waits.
+    inner one stands in for an outer one. Like ``LLMKitCallbackHandler``, it never waits, and raises ``ConfigError`` for
+    what is no kit.
     """
     token = _attached.set(LLMKitCallbackHandler(kit))
     try:

@@ -16,6 +16,7 @@ from langchain_core.outputs import LLMResult
 from llmkit_langchain.backend import LangChainBackend
 from llmkit_langchain.calls import Origin, call_of, learn
 from llmkit_langchain.errors import langchain_errors
+from llmkit_langchain.given import given_kit
 from llmkit_langchain.run_tree import RunTreeHandler
 from llmkit_langchain.runs import MARK, mark_of, runs_of
 from llmkit_langchain.targets import target_for
@@ -40,7 +41,7 @@ class _Handler(RunTreeHandler):
     ignore_llm = ignore_chat_model = False
 
     def __init__(self, kit: LLMKit) -> None:
-        super().__init__(kit)
+        super().__init__(given_kit(kit))
         self.kit, self._mark = kit, mark_of(kit)
         self._runs = runs_of(kit)
         self._targets: dict[tuple[Any, Any], Target] = {}
@@ -94,7 +95,8 @@ class LLMKitCallbackHandler(_Handler):
 
     Attach it to a chain, an agent, a graph or a model (``config={"callbacks": [handler]}``), for sync and async calls.
     It never waits: where a plugin would, the call is refused. A refusal is raised out of the call, as a
-    ``ModelError`` too. It cannot route or share, as LangChain sends by itself; ``ChatLLMKit`` does.
+    ``ModelError`` too. It cannot route or share, as LangChain sends by itself; ``ChatLLMKit`` does. Raises
+    ``ConfigError`` for what is no kit.
     """
 
     def on_chat_model_start(

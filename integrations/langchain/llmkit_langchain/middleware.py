@@ -9,6 +9,7 @@ from langchain_core.language_models import BaseChatModel
 
 from llmkit_langchain.calls import Caller, caller_in, calling
 from llmkit_langchain.chat_model import ChatLLMKit
+from llmkit_langchain.given import given_kit
 from llmkit_langchain.targets import target_for
 from llmkit_plugins import ConfigError, LLMKit
 
@@ -30,12 +31,13 @@ class LLMKitMiddleware(AgentMiddleware[Any, Any, Any]):
     asked; without, to the model that the agent, or a middleware before this one, has chosen. So it belongs last in the
     list: what comes before it changes the request, falls back or tries again around it. Tools, structured output and
     streams are those of a ``ChatLLMKit``. The user and the tenant are those of the run's metadata, else ``user`` (or
-    ``user_id``) and ``tenant`` of the agent's runtime context. Raises ``ConfigError`` for what is no chat model.
+    ``user_id``) and ``tenant`` of the agent's runtime context. Raises ``ConfigError`` for what is no kit or no chat
+    model.
     """
 
     def __init__(self, kit: LLMKit, models: Mapping[str, BaseChatModel | str] | None = None) -> None:
         super().__init__()
-        self._kit = kit
+        self._kit = given_kit(kit)
         self._model = None if models is None else ChatLLMKit(models, kit)
         self._known: dict[int, ChatLLMKit] = {}
 

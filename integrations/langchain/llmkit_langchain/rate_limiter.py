@@ -6,6 +6,7 @@ from langchain_core.rate_limiters import BaseRateLimiter
 
 from llmkit_langchain.calls import caller_here
 from llmkit_langchain.errors import langchain_errors
+from llmkit_langchain.given import given
 from llmkit_plugins import ConfigError, RateLimiter
 
 
@@ -15,11 +16,12 @@ class LLMKitRateLimiter(BaseRateLimiter):
     LangChain tells a limiter nothing of the call, so that limits count requests; *provider* and *model* are those given
     here, the user and the tenant those of ``llmkit_context``, else of the metadata of the chain the model is in. It
     waits in turn where the limiter does, and raises ``RateLimited`` over the limit, since LangChain calls the model
-    whatever a limiter returns. Raises ``ConfigError`` where a limit is one of concurrency: LangChain does not tell when
-    a call ends.
+    whatever a limiter returns. Raises ``ConfigError`` for what is no limiter, and where a limit is one of concurrency:
+    LangChain does not tell when a call ends.
     """
 
     def __init__(self, limiter: RateLimiter, *, provider: str | None = None, model: str | None = None) -> None:
+        limiter = given(RateLimiter, limiter, key="limiter", right="RateLimiter([...]), or that of a RateLimiterPlugin")
         if any(limit.concurrency is not None for limit in limiter.limits):
             what, right = "a permit could never be released here", "limit concurrency in a kit, with ChatLLMKit"
             raise ConfigError(what, key="limits.concurrency", right=right)

@@ -1,0 +1,22 @@
+"""What users hand over, looked at where they do: else it would fail in the middle of a call."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from llmkit_plugins import ConfigError, LLMKit
+
+Given = TypeVar("Given")
+
+
+def given_kit(kit: Any) -> LLMKit:
+    """*kit*, if it is one. Raises ``ConfigError``."""
+    return given(LLMKit, kit, key="kit", right="LLMKit([...]) or LLMKit.from_config()")
+
+
+def given(cls: type[Given], value: Any, *, key: str, right: str) -> Given:
+    """*value*, if it is of *cls*. Raises ``ConfigError``, which does not show the value."""
+    if isinstance(value, cls):
+        return value
+    what = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+    raise ConfigError(f"{'None' if value is None else what} is no {cls.__name__}", key=key, right=right)
