@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from llmkit_plugins.call import Call, Target
 
@@ -49,8 +49,7 @@ class CircuitsExhausted:
     targets: tuple[str, ...]
 
 
-@dataclass(slots=True, frozen=True)
-class Routed:
+class Routed(NamedTuple):
     """A router put *target* first for the next attempt of *call*."""
 
     call: Call
@@ -59,8 +58,13 @@ class Routed:
     """Why, in a word or two of a small vocabulary: it becomes a label."""
     predicted_seconds: float | None = None
     """How long the attempt will take, from sending to its end; None where nobody knows."""
-    predicted_cost: float | None = None
-    """What it will cost in USD; None where a price is unknown."""
+    cost: Callable[[], float | None] | None = None
+    """Works out ``predicted_cost``: few ask for it, and the prompt has to be measured for it."""
+
+    @property
+    def predicted_cost(self) -> float | None:
+        """What it will cost in USD; None where a price is unknown."""
+        return None if self.cost is None else self.cost()
 
 
 class Events:

@@ -12,7 +12,6 @@ from llmkit_plugins.events import Events, Routed
 from llmkit_plugins.hookspecs import hookimpl
 from llmkit_plugins.plugins.router.budget import FailoverBudget
 from llmkit_plugins.plugins.router.config import RouterConfig
-from llmkit_plugins.plugins.router.decision import Decision
 from llmkit_plugins.plugins.router.explanation import Explanation
 from llmkit_plugins.plugins.router.router import SmartRouter
 
@@ -63,7 +62,8 @@ class RouterPlugin:
         except NoTarget:
             return ()
         if self._events is not None and self._events.wanted(Routed):
-            self._events.publish(_routed(call, decision))
+            why, seconds = decision.why, decision.predicted_seconds
+            self._events.publish(Routed(call, decision.target, why, seconds, lambda: decision.predicted_cost))
         return decision.order
 
     @hookimpl
@@ -76,7 +76,3 @@ class RouterPlugin:
 
     def _failover_budget(self) -> FailoverBudget:
         return FailoverBudget(self.config.failover_share, self.config.failover_floor, self.router.clock())
-
-
-def _routed(call: Call, decision: Decision) -> Routed:
-    return Routed(call, decision.target, decision.why, decision.predicted_seconds, decision.predicted_cost)
