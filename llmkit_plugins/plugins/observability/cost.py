@@ -44,9 +44,8 @@ class Prices:
 
     def cost(self, attempt: Attempt) -> float | None:
         """What *attempt* cost; None where nobody knows, or it is not known what it used."""
-        if attempt.cost is not None or attempt.usage is None:
-            return attempt.cost
-        return self.listed(attempt.target, attempt.usage)
+        cost = attempt.cost
+        return cost if cost is not None or attempt.usage is None else self.listed(attempt.target, attempt.usage)
 
     def listed(self, target: Target, usage: Usage) -> float | None:
         """What *usage* of *target* costs by the price list."""

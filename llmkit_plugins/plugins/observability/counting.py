@@ -17,7 +17,7 @@ NOTES = 4096
 """What so many begins and ends of calls have noted is added up where nobody reads: a third of a millisecond."""
 
 TARGETS = 1000
-"""The series of so many are kept at hand."""
+"""The series of so many are kept at hand; then anew, as a backend may make its targets for each call."""
 
 _REFUSED_BY: dict[type, str] = {
     RateLimited: "rate_limited",
@@ -112,7 +112,7 @@ class Counting:
 
     def _series_of(self, target: Target) -> Series:
         series = self.metrics.series(target.provider, target.model)
-        if len(self._series) >= TARGETS:  # they are made anew for each call
+        if len(self._series) >= TARGETS:
             self._series.clear()
         self._series[target] = series
         return series
@@ -139,7 +139,8 @@ class Counting:
 
     def predicted(self, target: Target, ratio: float) -> None:
         """What a router predicted took *ratio* times as long."""
-        self._series_of(target).latency_ratio.add(ratio)
+        series = self._series.get(target) or self._series_of(target)
+        series.latency_ratio.add(ratio)
 
     def plugin_failed(self, where: str) -> None:
         """A plugin has a bug."""

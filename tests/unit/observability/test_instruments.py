@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmkit_plugins import Attempt, Target, Usage
+from llmkit_plugins.plugins.observability.cost import Prices
+from llmkit_plugins.plugins.observability.counting import TARGETS, Counting
 from llmkit_plugins.plugins.observability.instruments import OVERFLOW, Bounded, Exemplar, Family, Histogram, Sum
 from llmkit_plugins.plugins.observability.metrics import Metrics
 
@@ -136,3 +139,13 @@ def test_series_beyond_the_bound_share_one():
     assert series["m3"] is series["m4"] is not series["m1"]
     series["m4"].cost.add(1.0)
     assert dict(metrics.request_cost.children()).keys() == {(OVERFLOW, OVERFLOW)}
+
+
+def test_targets_made_for_each_call_are_forgotten():
+    """What was recorded of them is not."""
+    counting = Counting(Metrics(), Prices())
+    for _ in range(TARGETS + 1):
+        attempt = Attempt(1, Target("t", "p", "m", 1.0, 1.0), usage=Usage(1, 1))
+        counting.attempted(attempt, None)
+    assert len(counting._series) == 1
+    assert counting.metrics.request_tokens.of("p", "m", "input").value == TARGETS + 1
