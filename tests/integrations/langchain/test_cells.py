@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.exceptions import ModelError
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import END, START, MessagesState, StateGraph
 from llmkit_langchain import AsyncLLMKitCallbackHandler, ChatLLMKit, LLMKitCallbackHandler
@@ -204,12 +205,16 @@ async def test_begins_and_ends_once(cell, watched, runnable, provider, ask, list
         assert await ask(cell.mode, model, config, said) == ["one two three"] * calls
     elif cell.end == "provider error":
         provider.fail_with(Fault("server_error"))
-        with pytest.raises(Exception, match="500"):
+        with pytest.raises(ModelError, match="500") as caught:
             await ask(cell.mode, model, config, said)
+        assert caught.value.is_retryable
     elif cell.end == "refusal":
         kit.register(plugin(pre_request=refuse))
-        with pytest.raises(RateLimited):
+        with pytest.raises(RateLimited) as caught:
             await ask(cell.mode, model, config, said)
+        assert isinstance(caught.value, ModelError)
+        assert (caught.value.is_retryable, caught.value.retry_after) == (True, 1.5)
+        assert provider.stats.requests == 0
     elif cell.end == "cancelled":
         provider.slow_down(first_token_seconds=60)
         await cancel(provider, ask(cell.mode, model, config, said), calls)
@@ -220,6 +225,8 @@ async def test_begins_and_ends_once(cell, watched, runnable, provider, ask, list
     if cell.untold:
         gc.collect()
         kit.close()
+    if cell.end == "abandoned" and cell.attached == "ChatLLMKit" and not cell.read_on:
+        await asyncio.to_thread(provider.wait_until, lambda stats: stats.clients_left == 1)
 
     async with asyncio.timeout(10):  # who leaves does not wait for the upstream to end
         while watched.first.open or watched.last.open:  # noqa: ASYNC110 - nothing tells of the end of an upstream

@@ -1,16 +1,14 @@
-"""Every way to call a ``ChatLLMKit``, however it ends: each call and attempt begins and ends once, over real HTTP."""
+"""Every way to call a ``ChatLLMKit`` over real HTTP: what the caller, his callbacks and the plugins are told. That each
+call begins and ends once, however it ends, is in ``test_cells``."""
 
 from __future__ import annotations
-
-import asyncio
-import gc
 
 import httpx
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ModelError
 
-from llmkit_plugins import NoTarget, RateLimited, Usage
+from llmkit_plugins import NoTarget, Usage
 from llmkit_plugins.testing.fake_provider import Fault
 
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
@@ -28,7 +26,6 @@ MODES = (
 )
 STREAMED = {"stream", "astream", "astream_events", "stream_events v3", "astream_events v3"}
 CHAINED = [mode for mode in MODES if not mode.endswith("v3")]
-CANCELLED = ("ainvoke", "astream", "abatch", "astream_events", "astream_events v3")
 CASES = [(mode, "bare") for mode in MODES] + [(mode, "chain") for mode in CHAINED]
 
 times = {"batch": 2, "abatch": 2}
@@ -82,34 +79,6 @@ async def test_failover(mode, where, asked, recorder, first, second):
     assert second.stats.requests == calls
 
 
-@pytest.mark.parametrize(("mode", "where"), CASES)
-async def test_all_fail(mode, where, asked, recorder, first, second):
-    """Both providers are down: the caller gets the last error, which is one of LangChain's."""
-    for provider in (first, second):
-        provider.fail_with(Fault("server_error"))
-    with pytest.raises(ModelError) as caught:
-        await asked(mode, where)
-    assert caught.value.is_retryable
-    assert recorder.counts["request error"] == recorder.counts["request"] >= 1
-    assert recorder.counts["attempt error"] == recorder.counts["attempt"] == 2 * recorder.counts["request"]
-
-
-@pytest.mark.parametrize(("mode", "where"), CASES)
-async def test_refused(mode, where, asked, kit, plugin, recorder, first):
-    """A plugin refuses: nobody is asked, and the error is the plugin's and LangChain's."""
-
-    def refuse(call):
-        raise RateLimited("per user", "u1", 1.5)
-
-    kit.register(plugin(pre_request=refuse))
-    with pytest.raises(RateLimited) as caught:
-        await asked(mode, where)
-    assert isinstance(caught.value, ModelError)
-    assert (caught.value.is_retryable, caught.value.retry_after) == (True, 1.5)
-    assert recorder.counts["request refused"] == recorder.counts["request"] >= 1
-    assert first.stats.requests == 0
-
-
 @pytest.mark.parametrize("mode", MODES)
 async def test_no_target(mode, asked, kit, plugin, recorder):
     """A plugin drops every target: the error says which, and why."""
@@ -120,41 +89,6 @@ async def test_no_target(mode, asked, kit, plugin, recorder):
     assert isinstance(caught.value, ModelError)
     assert not caught.value.is_retryable
     assert recorder.counts["attempt"] == 0
-
-
-@pytest.mark.parametrize(("mode", "where"), [case for case in CASES if case[0] in CANCELLED])
-async def test_cancelled(mode, where, asked, cancel, recorder, first):
-    """A caller who is cancelled leaves no call open and no request running, and says nothing about the provider."""
-    first.slow_down(first_token_seconds=60)
-    calls = times.get(mode, 1)
-    await cancel(first, asked(mode, where), calls)
-    await asyncio.to_thread(first.wait_until, lambda stats: stats.clients_left == calls)
-    assert recorder.counts["attempt cancelled"] == recorder.counts["request cancelled"] == calls
-    assert recorder.counts["request"] == recorder.counts["attempt"] == calls
-    assert not recorder.open
-
-
-LEFT = [case for case in CASES if case[0] in STREAMED and case != ("stream", "chain")]
-
-
-@pytest.mark.parametrize(("mode", "where"), LEFT)
-async def test_abandoned(mode, where, model, chain_of, listen, recorder, kit, first):
-    """A stream that is left half-way ends its call as cancelled, and the provider sees the client go."""
-    first.slow_down(per_token_seconds=60)
-    await listen(mode, model if where == "bare" else chain_of(model))
-    if mode == "stream_events v3":  # LangChain leaves it to the collector, and such an end is told with the next call
-        gc.collect()
-        kit.close()
-    await asyncio.to_thread(first.wait_until, lambda stats: stats.clients_left == 1)
-    assert recorder.counts["request cancelled"] == recorder.counts["attempt cancelled"] == 1
-    assert recorder.counts["request"] == recorder.counts["attempt"] == 1
-    assert not recorder.open
-
-
-async def test_abandoned_sync_chain(model, chain_of, listen, recorder):
-    """LangChain itself reads the rest of a sync chain that is left half-way: the call ends well."""
-    await listen("stream", chain_of(model), said={"topic": "x"})
-    assert recorder.counts["request ok"] == recorder.counts["attempt ok"] == recorder.counts["request"] == 1
 
 
 @pytest.mark.parametrize("mode", sorted(STREAMED))
