@@ -72,6 +72,17 @@ class AsyncNoOp(AsyncCallbackHandler):
     """The same, awaited."""
 
 
+class Deaf(InlineNoOp):
+    """Does nothing where a kit's handlers do something: what LangChain itself takes to tell one. Without a method of
+    its own for chat models, as above, LangChain makes a text of the prompt besides."""
+
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def on_llm_end(self, *_: Any, **__: Any) -> None:
+        pass
+
+
 def five() -> list[Any]:
     """All five, as they come, but that nothing is refused."""
     limiter = RateLimiterPlugin(limits=[PLENTY])
@@ -126,6 +137,7 @@ def both_ways(rounds: int) -> None:
     sync = {
         ALONE: each(lambda: model.invoke("hi", user)),
         "LangChain's no-op handler": each(with_config(model, {"callbacks": [NoOp()], **user})),
+        "a handler with the same hooks, empty": each(with_config(model, {"callbacks": [Deaf()], **user})),
         "our handler, no plugin": each(with_config(model, handlers(bare))),
         "our handler, all five": each(with_config(model, handlers(all_five))),
         "llmkit_context, no plugin": each(in_context),
@@ -141,6 +153,7 @@ def both_ways(rounds: int) -> None:
         ALONE: aeach(lambda: model.ainvoke("hi", user)),
         "LangChain's no-op handler": aeach(with_aconfig(model, {"callbacks": [NoOp()], **user})),
         "LangChain's no-op handler, inline": aeach(with_aconfig(model, {"callbacks": [InlineNoOp()], **user})),
+        "a handler with the same hooks, empty": aeach(with_aconfig(model, {"callbacks": [Deaf()], **user})),
         "LangChain's no-op handler, async": aeach(with_aconfig(model, {"callbacks": [AsyncNoOp()], **user})),
         "our handler, no plugin": aeach(with_aconfig(model, handlers(bare))),
         "our async handler, no plugin": aeach(with_aconfig(model, handlers(bare, cls=AsyncLLMKitCallbackHandler))),
