@@ -23,7 +23,6 @@ from pydantic import BaseModel, Field
 from llmkit_langchain.backend import ChatBackend, note_shared, result_of
 from llmkit_langchain.calls import Origin, call_of
 from llmkit_langchain.errors import langchain_errors
-from llmkit_langchain.given import given_kit
 from llmkit_langchain.models import chat_models, common_output_version, common_profile, warn_of_retries
 from llmkit_langchain.origin import OriginChatModel
 from llmkit_langchain.routes import CREDENTIAL, Route
@@ -32,6 +31,7 @@ from llmkit_langchain.structured import common_form
 from llmkit_langchain.targets import target_named
 from llmkit_plugins import Call, ConfigError, LLMKit
 from llmkit_plugins.call import new_id
+from llmkit_plugins.given import given_kit
 
 Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
 Method = TypeVar("Method", bound=Callable[..., Any])

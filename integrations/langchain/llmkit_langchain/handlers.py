@@ -16,11 +16,11 @@ from langchain_core.outputs import LLMResult
 from llmkit_langchain.backend import LangChainBackend
 from llmkit_langchain.calls import Origin, call_of, learn
 from llmkit_langchain.errors import langchain_errors
-from llmkit_langchain.given import given_kit
 from llmkit_langchain.run_tree import RunTreeHandler
 from llmkit_langchain.runs import MARK, mark_of, runs_of
 from llmkit_langchain.targets import target_for
 from llmkit_plugins import Call, Handle, LLMKit, Target
+from llmkit_plugins.given import given_kit
 
 log = logging.getLogger("llmkit")
 

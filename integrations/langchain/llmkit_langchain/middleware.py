@@ -9,9 +9,9 @@ from langchain_core.language_models import BaseChatModel
 
 from llmkit_langchain.calls import Caller, caller_in, calling
 from llmkit_langchain.chat_model import ChatLLMKit
-from llmkit_langchain.given import given_kit
 from llmkit_langchain.targets import target_for
 from llmkit_plugins import ConfigError, LLMKit
+from llmkit_plugins.given import given_kit
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelCallResult, ModelRequest

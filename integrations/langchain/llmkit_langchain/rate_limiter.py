@@ -6,8 +6,8 @@ from langchain_core.rate_limiters import BaseRateLimiter
 
 from llmkit_langchain.calls import caller_here
 from llmkit_langchain.errors import langchain_errors
-from llmkit_langchain.given import given
 from llmkit_plugins import ConfigError, RateLimiter
+from llmkit_plugins.given import given
 
 
 class LLMKitRateLimiter(BaseRateLimiter):

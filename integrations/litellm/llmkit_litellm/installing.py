@@ -8,6 +8,7 @@ from llmkit_litellm.limits import limit_deployments
 from llmkit_litellm.router import ROUTERS
 from llmkit_litellm.sdk import SDK, Installed
 from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.given import given_kit
 from llmkit_plugins.kit import LLMKit
 
 _lock = Lock()
@@ -18,8 +19,9 @@ def install(kit: LLMKit) -> None:
     every ``litellm.Router``, go through *kit*.
 
     Routers that exist already are covered, but not a ``from litellm import completion`` that ran before. Installing the
-    same kit again changes nothing. Raises ``ConfigError`` where another kit is installed.
+    same kit again changes nothing. Raises ``ConfigError`` for what is no kit, and where another one is installed.
     """
+    given_kit(kit)
     with _lock:
         if Installed.kit is kit:
             return

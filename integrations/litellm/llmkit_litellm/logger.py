@@ -16,6 +16,7 @@ from llmkit_litellm.targets import Book, sdk_target
 from llmkit_plugins.call import Call, Target
 from llmkit_plugins.engine.handle import Handle
 from llmkit_plugins.errors import Refused
+from llmkit_plugins.given import given_kit
 from llmkit_plugins.kit import LLMKit
 
 _OPERATIONS = {
@@ -33,13 +34,13 @@ class LLMKitLogger(CustomLogger):
 
     It observes: what a plugin refuses is sent all the same, each try of a Router is a call of its own, and a stream
     that is abandoned ends as cancelled when its lease does, since LiteLLM tells nobody. What goes through
-    ``LLMKitRouter`` or ``install`` is left to these.
+    ``LLMKitRouter`` or ``install`` is left to these. Raises ``ConfigError`` for what is no kit.
     """
 
     def __init__(self, kit: LLMKit) -> None:
         super().__init__()
         self.plugin_name = f"llmkit-{id(self):x}"  # LiteLLM takes two callbacks of one class for the same without it
-        self._kit, self._reader, self._book = kit, Reader(), Book(kit.targets)
+        self._kit, self._reader, self._book = given_kit(kit), Reader(), Book(kit.targets)
         self._open: dict[int, tuple[Any, Handle]] = {}
         self._lock = Lock()
 

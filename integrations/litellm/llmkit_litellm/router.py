@@ -21,6 +21,7 @@ from llmkit_litellm.routing import steered
 from llmkit_litellm.sdk import SDK, Installed
 from llmkit_litellm.seams import Seam, Seams
 from llmkit_litellm.targets import Book
+from llmkit_plugins.given import given_kit
 from llmkit_plugins.kit import LLMKit
 
 _books: weakref.WeakKeyDictionary[Any, Book] = weakref.WeakKeyDictionary()
@@ -31,10 +32,11 @@ class LLMKitRouter(compat.OpenRouter):
 
     The deployments are the targets, each named by its id; a kit that limits keeps to their ``rpm`` and ``tpm``. LiteLLM
     keeps its cooldowns, tags, checks, retries and fallbacks, and its routing strategy proposes; the plugins decide. A
-    refusal is raised as LiteLLM's own class too.
+    refusal is raised as LiteLLM's own class too. Raises ``ConfigError`` for what is no kit.
     """
 
     def __init__(self, *args: Any, kit: LLMKit, **kwargs: Any) -> None:
+        given_kit(kit)
         super().__init__(*args, **kwargs)
         self.kit = kit
         limit_deployments(kit)

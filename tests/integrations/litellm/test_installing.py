@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import litellm
 import pytest
-from llmkit_litellm import LLMKitRouter, install, uninstall
+from llmkit_litellm import LLMKitLogger, LLMKitRouter, install, uninstall
 from llmkit_litellm.sdk import SDK
 from llmkit_litellm.seams import Seam, Seams
 
@@ -68,6 +68,15 @@ def test_another_kit(kit):
     install(kit)
     with pytest.raises(ConfigError, match="another kit is installed"):
         install(LLMKit())
+
+
+@pytest.mark.parametrize("what", [None, LLMKit, "llmkit.toml"])
+@pytest.mark.parametrize("take", [install, LLMKitLogger, lambda kit: LLMKitRouter(model_list=[], kit=kit)])
+def test_what_is_no_kit(take, what, original):
+    """It is refused where it is handed over, with what would be right, and nothing is replaced."""
+    with pytest.raises(ConfigError, match=r"kit: .* is no LLMKit \(LLMKit\(\[\.\.\.\]\) or LLMKit\.from_config\(\)\)"):
+        take(what)
+    assert patched() == original
 
 
 async def test_after_uninstall_nothing_is_heard(enter, ask, recorder):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from llmkit_plugins import ConfigError, LLMKit
+from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.kit import LLMKit
 
 Given = TypeVar("Given")
 
