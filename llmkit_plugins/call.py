@@ -179,6 +179,9 @@ class Call:
     """On whose behalf."""
     stream: bool = False
     """Whether the answer is wanted in chunks. The kit's ``stream`` and ``astream`` set it."""
+    answerable: bool = True
+    """Whether plugins can answer it or let it share an upstream. The kit's ``begin`` and ``abegin`` say no: a framework
+    sends it by itself."""
     deadline: float | None = None
     """When, on the kit's clock, the caller loses interest."""
     timeout_seconds: float | None = None

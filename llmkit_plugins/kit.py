@@ -227,6 +227,7 @@ class LLMKit:
 
     def _begin_framework_call(self, call: Call, target: Target, backend: Backend) -> tuple[Plan, Flow]:
         plan = self._admit(call)
+        call.answerable = False
         return plan, request(plan, call, upstream(plan, call, (target,), backend))
 
     def route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target]:

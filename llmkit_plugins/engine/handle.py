@@ -10,7 +10,7 @@ from llmkit_plugins.call import Attempt, Call
 from llmkit_plugins.clock import Clock
 from llmkit_plugins.engine.bounds import affordable
 from llmkit_plugins.engine.drivers import thrower, whose
-from llmkit_plugins.engine.lifecycle import Deliver, Flow, Join, Relay
+from llmkit_plugins.engine.lifecycle import Flow, Relay
 from llmkit_plugins.engine.telling import inform
 from llmkit_plugins.errors import Refused
 from llmkit_plugins.steps import Ask, Wait
@@ -157,19 +157,16 @@ def _perform(step: Any, call: Call, plan: Plan, may_wait: bool) -> Any:  # noqa:
         if not may_wait and seconds:
             raise Refused(f"this caller cannot wait {seconds:.3g} s", seconds)
         return plan.sleep(seconds)
-    return step.run() if type(step) is Ask else _decline(step)
+    return _asking(step).run()
 
 
 async def _aperform(step: Any, call: Call, plan: Plan) -> Any:
     if type(step) is Wait:
         return await asyncio.sleep(affordable(step, plan, call.deadline))
-    return await step.arun() if type(step) is Ask else _decline(step)
+    return await _asking(step).arun()
 
 
-def _decline(step: Any) -> bool | None:
-    """What a framework that sends by itself cannot do: take an answer, or sit at somebody else's upstream."""
-    if type(step) is Deliver:
-        return False
-    if type(step) is Join:
-        return None
-    raise TypeError(f"{step!r} is not a step")
+def _asking(step: Any) -> Ask:
+    if type(step) is not Ask:
+        raise TypeError(f"{step!r} is not a step")
+    return step

@@ -65,10 +65,10 @@ def request(plan: Plan, call: Call, flow: Flow) -> Flow:
     seat = None
     try:
         answer = (yield from consult(plan, plan.pre_request, call)) if plan.pre_request else None
-        if answer is not None and (yield Deliver(answer)):
+        if answer is not None and call.answerable and (yield Deliver(answer)):
             response = answer.response
         else:
-            if call.share is not None:
+            if call.share is not None and call.answerable:
                 seat = yield Join(call.share, flow)
             if seat is None:
                 call.share = None

@@ -48,6 +48,8 @@ class MultiplexerPlugin:
 
     @hookimpl
     def llmkit_pre_request(self, call: Call) -> Share | Answer | None:
+        if not call.answerable:
+            return None
         decision = self.multiplexer.decide(call)
         return decision.answer(stream=call.stream) if isinstance(decision, Kept) else decision
 

@@ -170,3 +170,17 @@ def test_from_config() -> None:
     assert (plugin.config.scope, plugin.config.retain_seconds, plugin.config.ignored_params) == ("user", 2.0, {"x"})
     assert LLMKit([plugin]).plugins == {"multiplexer": plugin}
     assert (plugin.config.scope, plugin.multiplexer.flights) == ("user", plugin.multiplexer.flights)
+
+
+def test_a_call_that_a_framework_sends() -> None:
+    """It can share nothing, so its prompt is not even looked at."""
+
+    class Private(list):  # type: ignore[type-arg]
+        def __iter__(self) -> Any:
+            raise AssertionError("somebody looked at the prompt")
+
+    target = Target("a", "openai", "gpt-4o-mini")
+    with LLMKit([MultiplexerPlugin()], on_plugin_error="raise") as kit:
+        call = Call(Private(ASKED))
+        kit.begin(call, target).finish("answer")
+        assert (call.answerable, call.outcome) == (False, "ok")
