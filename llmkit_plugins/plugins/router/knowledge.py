@@ -21,7 +21,7 @@ FORGOTTEN_SECONDS = 30.0
 """After so long without an attempt, what was last seen of a target need no longer be so."""
 
 _MOST_TARGETS = 10_000
-_MOST_LINEUPS = 1000
+_MOST_LINEUPS = 128
 _PROMPT_MATTERS = 0.1
 _NOBODY = Lineup((), (), discounts=False)
 
