@@ -177,7 +177,8 @@ def attempt_at(plan: Plan, call: Call, target: Target, backend: Backend) -> Flow
             attempt.kind = None  # a bug that is to be raised, not a failure the next target may not have
             raise
         finally:
-            attempt.error = None  # it holds this frame, which holds the attempt: a cycle per failed call
+            # what these hold may hold the attempt: a cycle for each
+            attempt.error = attempt.on_first_chunk = attempt.on_chunk = None
     return raw
 
 

@@ -103,7 +103,6 @@ class CircuitBreakerPlugin:
     @hookimpl
     def llmkit_post_attempt(self, call: Call, attempt: Attempt) -> None:
         held: Held = attempt.state.pop(self, ())
-        attempt.on_first_chunk = None  # it holds the attempt: a cycle of garbage per stream
         started, now = attempt.started, attempt.finished
         if attempt.outcome == "ok" and started is not None and now is not None:
             seconds = now - started - attempt.paused_seconds
