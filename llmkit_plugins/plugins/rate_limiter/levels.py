@@ -175,18 +175,24 @@ class Phase:
         self._plans: dict[tuple[bool, ...], tuple[Plan, list[int]]] = {}
         self.full, _ = self._plan((True,) * len(limits))
         """The plan for a call that is subject to every limit."""
-        self.admit: Admit | None = None
+        self._plain = all(limit.plain for limit, _ in limits)
+        self._per = [limits[number][0].per for number, _ in self._levels]
+        plain_keys = self._plain and all(len(key) == 1 for key in self._per)
+        self._plain_keys = _all_of([KEYS.index(key[0]) for key in self._per]) if plain_keys else None
+
+    @cached_property
+    def admit(self) -> Admit | None:
         """Takes from every level of the full plan at once, where the usual keys are all there is to know."""
-        self.has_room: HasRoom = _not_certain
+        if not self._plain or self.full.permits:
+            return None
+        return _atomic(unrolled_admit(self.full.levels, self._clock, self._per), self._lock)
+
+    @cached_property
+    def has_room(self) -> HasRoom:
         """Whether there certainly is room at every level."""
-        plain = all(limit.plain for limit, _ in limits)
-        keys = [limits[number][0].per for number, _ in self._levels]
-        if plain:
-            self.has_room = _atomic(unrolled_room(self.full.levels, clock, keys), lock)
-            if not self.full.permits:
-                self.admit = _atomic(unrolled_admit(self.full.levels, clock, keys), lock)
-        plain_keys = plain and all(len(key) == 1 for key in keys)
-        self._plain_keys = _all_of([KEYS.index(key[0]) for key in keys]) if plain_keys else None
+        if not self._plain:
+            return _not_certain
+        return _atomic(unrolled_room(self.full.levels, self._clock, self._per), self._lock)
 
     def select(self, known: Known, metadata: Mapping[str, Any]) -> tuple[Plan, Keys]:
         """The plan for a call of which so much is *known*, and the key at each of its levels."""
