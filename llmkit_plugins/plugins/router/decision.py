@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from llmkit_plugins.call import Call, Target
 from llmkit_plugins.plugins.router.case import Case
-from llmkit_plugins.plugins.router.scoring import AWAY, VIOLATING, cost, priced, violation
+from llmkit_plugins.plugins.router.scoring import AWAY, VIOLATING, cost, violation
 
 Why = Literal["best", "near_equal", "affinity", "probe", "two_choices", "compromise", "away"]
 
@@ -100,8 +100,9 @@ class Decision:
         return [f"misses the objectives by {missed:.0%}" if missed else "meets the objectives"]
 
     def _unknown_prices(self) -> list[str]:
-        unpriced = [target.name for target in self.targets if not priced(target)]
-        if not self._known.goals.cost or not unpriced:
+        case = self._known
+        unpriced = [target.name for target, price in zip(case.targets, case.prices, strict=True) if price is None]
+        if not case.goals.cost or not unpriced:
             return []
         return [f"ranked last, as their price is unknown: {', '.join(unpriced)}"]
 

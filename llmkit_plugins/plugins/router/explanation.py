@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmkit_plugins.plugins.router.case import Case
-from llmkit_plugins.plugins.router.scoring import NEAR, Prediction, compare, predict, priced, violation
+from llmkit_plugins.plugins.router.scoring import NEAR, Prediction, compare, predict, violation
 
 COLUMNS = ("target", "latency", "nine in ten", "cost", "answered", "in flight", "score", "")
 
@@ -84,7 +84,7 @@ def _notes(case: Case, place: int, score: float) -> Sequence[str]:
     if case.goals.limited:
         missed = violation(case, place)
         notes.append(f"misses the objectives by {missed:.0%}" if missed else "meets the objectives")
-    if case.goals.cost and not priced(case.targets[place]):
+    if case.goals.cost and case.prices[place] is None:
         notes.append("ranked last, as its price is unknown")
     if 1.0 < score <= NEAR:
         notes.append("about as good as the best")

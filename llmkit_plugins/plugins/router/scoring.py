@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import exp, exp2, log, log2, sqrt
 
-from llmkit_plugins.call import Target
 from llmkit_plugins.plugins.router.case import Case
 from llmkit_plugins.plugins.router.track import Track
 
@@ -56,11 +55,6 @@ def cost(case: Case, place: int) -> float | None:
     """Predicted USD, with what the provider's cache should save; None where a price is unknown."""
     price = case.prices[place]
     return None if price is None else case.input_tokens * price[0] + case.output_tokens * price[1]
-
-
-def priced(target: Target) -> bool:
-    """Whether what *target* costs is known."""
-    return target.input_price is not None and target.output_price is not None
 
 
 def compare(case: Case) -> list[float]:
