@@ -6,7 +6,7 @@ from llmkit_plugins.call import Attempt, Call, Target, Usage
 from llmkit_plugins.errors import CircuitOpen, NoTarget, PluginFailed, RateLimited
 from llmkit_plugins.events import CircuitChanged
 from llmkit_plugins.plugins.observability.cost import Prices, has_cost
-from llmkit_plugins.plugins.observability.genai import error_type
+from llmkit_plugins.plugins.observability.genai import error_type, told_by
 from llmkit_plugins.plugins.observability.instruments import Exemplar
 from llmkit_plugins.plugins.observability.metrics import Metrics, Series
 
@@ -39,18 +39,17 @@ class Counting:
 
     def ended(self, call: Call, error: BaseException | None, seconds: float, exemplar: Exemplar | None) -> None:
         """A request ended, by whoever answered it or was asked last."""
-        active, response, attempts = self.active, call.response, call.attempts
+        active, attempt = self.active, told_by(call)
         active.add(-1.0)
-        told_by = response.attempt if response is not None else attempts[-1] if attempts else None
-        if told_by is None:
+        if attempt is None:
             series = self.metrics.series(NONE, call.model or NONE)
         else:
-            series = self._series.get(told_by.target) or self._series_of(told_by.target)
+            series = self._series.get(attempt.target) or self._series_of(attempt.target)
         durations = series.requests[call.outcome or NONE]
         durations.add(seconds)
         if exemplar is not None:
             durations.remember(seconds, exemplar)
-        if not attempts or call.outcome == "refused":
+        if not call.attempts or call.outcome == "refused":
             self._unanswered(call, error)
         if len(active.noted) > NOTES:
             self.metrics.settle()

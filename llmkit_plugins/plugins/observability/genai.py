@@ -55,6 +55,13 @@ _PARAMETERS: Mapping[str, str] = {
 }
 
 
+def told_by(call: Call) -> Attempt | None:
+    """The attempt that speaks for *call*: the one that answered it, its own or another's, else its last."""
+    if call.response is not None:
+        return call.response.attempt
+    return call.attempts[-1] if call.attempts else None
+
+
 def provider_name(provider: str) -> str:
     """The conventions' name of *provider*, where they have another than the frameworks."""
     return _PROVIDERS.get(provider, provider)

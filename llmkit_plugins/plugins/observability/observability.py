@@ -11,6 +11,7 @@ from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReache
 from llmkit_plugins.plugins.observability import logs
 from llmkit_plugins.plugins.observability.cost import Prices, has_cost
 from llmkit_plugins.plugins.observability.counting import Counting
+from llmkit_plugins.plugins.observability.genai import told_by
 from llmkit_plugins.plugins.observability.logs import request_log
 from llmkit_plugins.plugins.observability.metrics import Metrics
 from llmkit_plugins.plugins.observability.otel_metrics import GenAI
@@ -68,8 +69,7 @@ class Observability:
                 self.tracing.ended(call, error, now)
 
     def _facts(self, call: Call, error: BaseException | None, seconds: float, trace: Trace | None) -> dict[str, Any]:
-        response, attempts = call.response, call.attempts
-        answered_by = response.attempt if response is not None else attempts[-1] if attempts else None
+        response, attempts, answered_by = call.response, call.attempts, told_by(call)
         usage = None if answered_by is None else answered_by.usage
         costs = [self.prices.cost(one) for one in attempts if has_cost(one)]
         return {

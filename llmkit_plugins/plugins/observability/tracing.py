@@ -181,8 +181,7 @@ class Tracing:
 
     def _said(self, content: Content, call: Call) -> str | None:
         """What *call* was answered, as far as it came: whole, or what its stream or another's brought."""
-        response, attempts = call.response, call.attempts
-        last = response.attempt if response is not None else attempts[-1] if attempts else None
+        response, last = call.response, genai.told_by(call)
         reason = None if last is None else last.finish_reason
         if response is not None and response.raw is not None:
             return content.answer(response.raw, reason)
