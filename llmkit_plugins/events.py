@@ -30,6 +30,15 @@ class LimitReached:
 
 
 @dataclass(slots=True, frozen=True)
+class StoreUnreachable:
+    """What processes share could not be asked: *call* goes on with what this one knows."""
+
+    call: Call
+    place: str
+    """Where it is."""
+
+
+@dataclass(slots=True, frozen=True)
 class CircuitChanged:
     """A circuit went from one state to another."""
 

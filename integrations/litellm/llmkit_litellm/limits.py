@@ -8,7 +8,7 @@ from typing import Any
 from llmkit_plugins.call import Attempt, Call, Target
 from llmkit_plugins.hookspecs import hookimpl
 from llmkit_plugins.kit import LLMKit
-from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiterPlugin
+from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiterConfig, RateLimiterPlugin
 
 Allowance = tuple[str, Any, Any]
 """A deployment's name, requests a minute and tokens a minute."""
@@ -17,14 +17,15 @@ Allowance = tuple[str, Any, Any]
 class DeploymentLimits:
     """Keeps to the ``rpm`` and ``tpm`` of deployments: one that has none left is passed over for one that has.
 
-    It is a rate limiter for each of them, as the kit's own one is set: who only counts there, only counts here.
+    It is a rate limiter for each of them, as *config* sets the kit's own one: who only counts there, only counts here,
+    and what processes keep together there, they keep together here.
     """
 
     name = "deployment_limits"
 
-    def __init__(self, kit: LLMKit, *, only_counts: bool) -> None:
-        self._kit = kit
-        self._on_limit = "shadow" if only_counts else "reject"
+    def __init__(self, kit: LLMKit, config: RateLimiterConfig) -> None:
+        self._kit, self._store = kit, config.store
+        self._on_limit = "shadow" if config.on_limit == "shadow" else "reject"
         self._limiters: dict[Allowance, RateLimiterPlugin] = {}
 
     @hookimpl
@@ -56,7 +57,9 @@ class DeploymentLimits:
         allowance = target.name, rpm, tpm
         limiter = self._limiters.get(allowance)
         if limiter is None:
-            made = RateLimiterPlugin(limits=_limits(*allowance), on_limit=self._on_limit, learn_from_providers=False)
+            made = RateLimiterPlugin(
+                limits=_limits(*allowance), on_limit=self._on_limit, learn_from_providers=False, store=self._store
+            )
             made.attach(self._kit)
             limiter = self._limiters.setdefault(allowance, made)
         return limiter
@@ -78,5 +81,5 @@ def limit_deployments(kit: LLMKit) -> None:
         return
     for place, plugin in enumerate(plugins.values(), start=1):
         if isinstance(plugin, RateLimiterPlugin):
-            kit.register(DeploymentLimits(kit, only_counts=plugin.config.on_limit == "shadow"), at=place)
+            kit.register(DeploymentLimits(kit, plugin.config), at=place)
             return

@@ -123,6 +123,10 @@ class Counting:
         if action == "waited":
             self.metrics.limit_wait.of(limit).add(seconds)
 
+    def store_unreachable(self) -> None:
+        """What processes share could not be asked."""
+        self.metrics.store_unreachable.of().add(1.0)
+
     def circuit_changed(self, event: CircuitChanged) -> None:
         """A circuit changed."""
         target = self.metrics.bounded("target", event.target)

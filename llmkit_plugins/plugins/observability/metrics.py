@@ -105,6 +105,11 @@ class Metrics:
         self.limit_wait: Family[Histogram] = Family(
             "llmkit_limit_wait_seconds", "histogram", "Seconds that calls waited for a limit.", ("limit",), SECONDS
         )
+        self.store_unreachable: Family[Sum] = Family(
+            "llmkit_store_unreachable_total",
+            "counter",
+            "Times that what processes share could not be asked, and a call went on with what this one knows.",
+        )
         self.circuit_state: Family[Sum] = Family(
             "llmkit_circuit_state",
             "gauge",

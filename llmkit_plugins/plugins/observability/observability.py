@@ -7,7 +7,7 @@ from typing import Any
 
 from llmkit_plugins.call import Attempt, Call
 from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
-from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReached, Routed
+from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReached, Routed, StoreUnreachable
 from llmkit_plugins.plugins.observability import logs
 from llmkit_plugins.plugins.observability.cost import Prices, has_cost
 from llmkit_plugins.plugins.observability.counting import Counting
@@ -131,6 +131,11 @@ class Observability:
         if self.tracing is not None:
             self.tracing.limited(event, now)
         self._states.limit(event, now)
+
+    def store_unreachable(self, _: StoreUnreachable) -> None:
+        """What processes share could not be asked; who asked has logged it."""
+        if self._counting is not None:
+            self._counting.store_unreachable()
 
     def circuit_changed(self, event: CircuitChanged) -> None:
         """A circuit opened, closed or let probes through."""

@@ -10,7 +10,7 @@ from opentelemetry.trace import TracerProvider
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from llmkit_plugins.call import Attempt, Call, Response
-from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReached, Routed
+from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReached, Routed, StoreUnreachable
 from llmkit_plugins.hookspecs import hookimpl
 from llmkit_plugins.plugins.observability.config import ObservabilityConfig
 from llmkit_plugins.plugins.observability.content import Content, Redact
@@ -122,6 +122,7 @@ class ObservabilityPlugin:
         recorder, config = self.recorder, self.config
         recorder.clock = kit.clock
         kit.events.subscribe(LimitReached, recorder.limited)
+        kit.events.subscribe(StoreUnreachable, recorder.store_unreachable)
         kit.events.subscribe(CircuitChanged, recorder.circuit_changed)
         kit.events.subscribe(CircuitsExhausted, recorder.circuits_exhausted)
         kit.events.subscribe(Routed, recorder.routed)

@@ -35,6 +35,28 @@ class RateLimiterConfig(Settings):
         default=True, description="Keep to what providers say of their own limits (x-ratelimit-*, Retry-After, 429)."
     )
 
+    store: str | None = Field(
+        default=None,
+        repr=False,
+        description='The Redis that processes keep these limits together in: "redis://host:6379/0"; '
+        "not given: each process keeps them by itself.",
+    )
+
+    @field_validator("store")
+    @classmethod
+    def _a_redis(cls, store: str | None) -> str | None:
+        if store is None:
+            return None
+        try:
+            from llmkit_plugins.stores.redis import place_of
+        except ImportError as missing:
+            raise ConfigError("redis is not installed", right="pip install 'llmkit-plugins[redis]'") from missing
+        try:
+            place_of(store)
+        except ValueError:
+            raise ConfigError("it is no URL of Redis", right="redis://host:6379/0, rediss:// or unix://") from None
+        return store
+
     @field_validator("limits", mode="before")
     @classmethod
     def _each_a_limit(cls, limits: Any) -> Any:

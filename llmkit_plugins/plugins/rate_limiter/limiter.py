@@ -191,7 +191,7 @@ class RateLimiter:
             if self._admission.at_once(ticket, phase.admit, known):
                 return ticket
         plan, keys = phase.select(known, call.metadata)
-        return self._admission.take(self._needing(plan, keys, pace, call, target), self._patience(call))
+        return self._admission.take(self._needing(plan, keys, pace, call, target), self.patience(call) or 0.0)
 
     def _refusal(self, call: Call, target: Target, pace: TargetPace | None, known: Known) -> RateLimited | None:
         plan, keys = self._attempt.select(known, call.metadata)
@@ -202,9 +202,10 @@ class RateLimiter:
             return expected(self._books, plan, keys, pace, call, target)
         return Ticket(self._books, plan, keys, plan.ones, pace)
 
-    def _patience(self, call: Call) -> float:
+    def patience(self, call: Call) -> float | None:
+        """How many seconds *call* may wait; None where nobody has to, as it only counts."""
         if self.on_limit != "wait":
-            return 0.0
+            return None if self.on_limit == "shadow" else 0.0
         left = self.max_wait_seconds if call.deadline is None else call.deadline - self.clock()
         return max(0.0, min(self.max_wait_seconds, left))
 

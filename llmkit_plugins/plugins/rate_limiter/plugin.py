@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llmkit_plugins.call import Attempt, Call, Response, Target
 from llmkit_plugins.errors import RateLimited, Refused
-from llmkit_plugins.events import Events, LimitReached
+from llmkit_plugins.events import Events, LimitReached, StoreUnreachable
 from llmkit_plugins.hookspecs import hookimpl
 from llmkit_plugins.plugins.rate_limiter.config import RateLimiterConfig
 from llmkit_plugins.plugins.rate_limiter.limiter import RateLimiter
+from llmkit_plugins.plugins.rate_limiter.shared import share
 from llmkit_plugins.plugins.rate_limiter.ticket import Ticket
-from llmkit_plugins.steps import Wait
+from llmkit_plugins.steps import Ask, Wait
 
 if TYPE_CHECKING:
     from llmkit_plugins.kit import LLMKit
+    from llmkit_plugins.stores.redis import RedisStore
 
-Turn = Generator[Wait, Any, None]
+Turn = Generator[Ask | Wait, Any, None]
+
+CLOSE_SECONDS = 2.0
+"""How long a closing kit waits for what is to be given back to other processes."""
 
 
 class Spent(NamedTuple):
@@ -48,6 +53,8 @@ class RateLimiterPlugin:
     def __init__(self, **settings: Any) -> None:
         self.config = RateLimiterConfig(**settings)
         self.limiter = RateLimiter(**self._settings())
+        self.store: RedisStore | None = None if self.config.store is None else _store_at(self.config.store)
+        """What other processes take from as well."""
         self._events: Events | None = None
 
     def attach(self, kit: LLMKit) -> None:
@@ -55,8 +62,13 @@ class RateLimiterPlugin:
         self.limiter = RateLimiter(**self._settings(), clock=kit.clock)
         self._events = kit.events
 
+    def close(self) -> None:
+        """See to it that other processes get back what was taken from them."""
+        if self.store is not None:
+            self.store.flush(CLOSE_SECONDS)
+
     def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self.config, name) for name in RateLimiterConfig.model_fields}
+        return {name: getattr(self.config, name) for name in RateLimiterConfig.model_fields if name != "store"}
 
     @hookimpl
     def llmkit_pre_request(self, call: Call) -> Turn | None:
@@ -133,25 +145,32 @@ class RateLimiterPlugin:
         except RateLimited as refusal:
             self._tell(call, refusal, "refused")
             raise
-        if ticket.queueing is not None:
+        if ticket.queueing is not None or (self.store is not None and ticket.plan.levels):
             return self._turn(call, ticket)
         if ticket.over is not None:
             self._tell(call, ticket.over, "passed")
         return None
 
     def _turn(self, call: Call, ticket: Ticket) -> Turn:
-        """Wait in line. Where the caller cannot, or goes away, the place goes to those behind."""
-        begun = self.limiter.clock()
+        """Wait in line, and ask what other processes have left. Where the caller cannot wait, or goes away, the place
+        goes to those behind."""
+        begun, patience = self.limiter.clock(), self.limiter.patience(call)
         try:
             with closing(ticket.naps()) as naps:
                 for seconds in naps:
                     yield Wait(seconds)
+            if self.store is not None and ticket.plan.levels:
+                left = None if patience is None else patience - (self.limiter.clock() - begun)
+                if not (yield from share(self.store, ticket, left)) and self._events is not None:
+                    self._events.publish(StoreUnreachable(call, self.store.place))
         except Refused as refusal:
             refusal = ticket.over if ticket.over is not None and not isinstance(refusal, RateLimited) else refusal
             if isinstance(refusal, RateLimited):
                 self._tell(call, refusal, "refused")
             raise refusal from None
-        if ticket.over is not None:
+        if ticket.over is not None and patience is None:
+            self._tell(call, ticket.over, "passed")
+        elif ticket.over is not None:
             self._tell(call, ticket.over, "waited", self.limiter.clock() - begun)
 
     def _tell(
@@ -165,6 +184,12 @@ class RateLimiterPlugin:
             if seconds is None:
                 seconds = float("inf") if refusal.retry_after is None else refusal.retry_after
             self._events.publish(LimitReached(call, refusal.limit, action, seconds))
+
+
+def _store_at(url: str) -> RedisStore:
+    from llmkit_plugins.stores.redis import store_at
+
+    return store_at(url)
 
 
 def _spent(attempt: Attempt, *, priced: bool) -> Spent:

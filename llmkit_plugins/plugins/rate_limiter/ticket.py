@@ -14,6 +14,7 @@ from llmkit_plugins.plugins.rate_limiter.adaptive import Sent, TargetPace
 from llmkit_plugins.plugins.rate_limiter.estimate import Estimator
 from llmkit_plugins.plugins.rate_limiter.levels import Keys, Plan
 from llmkit_plugins.plugins.rate_limiter.queueing import Queueing
+from llmkit_plugins.plugins.rate_limiter.shared import SharedCharge
 from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS
 from llmkit_plugins.plugins.rate_limiter.waiting import Naps, wait, wait_async
 
@@ -72,6 +73,7 @@ class Ticket:
         "plan",
         "queueing",
         "sent",
+        "shared",
     )
 
     def __init__(
@@ -98,6 +100,8 @@ class Ticket:
         self.queueing: Queueing | None = None
         self.pace = pace
         self.sent: Sent | None = None
+        self.shared: SharedCharge | None = None
+        """What it took from other processes as well."""
         self.expected_tokens = amounts.get("tokens", 0.0)
         self._learn_as = learn_as
         self._settled = False
@@ -163,6 +167,8 @@ class Ticket:
             if not self.held:
                 return
             self.held = False
+            if self.shared is not None:
+                self.shared.release()
             books.leases.pop(self, None)
             seconds = books.clock() - (self.leased_until - books.lease_seconds)
             for level, key in zip(self.plan.levels[: self.plan.permits], self.keys, strict=False):
@@ -228,6 +234,8 @@ class Ticket:
                 level.charge(self.keys[number], step - charged[number], now)
                 charged[number] = step
         self.charged = charged
+        if self.shared is not None:
+            self.shared.charge(charged)
 
     def _learn(
         self, learn_as: LearnAs, input_tokens: float | None, output_tokens: float | None, cost: float | None

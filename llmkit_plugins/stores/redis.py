@@ -1,0 +1,307 @@
+"""Counters in Redis, which all processes take from: one script takes from several at once, all or none.
+
+A thread of the store's own does the asking: what several want at the same time in one round trip, and what is given
+back as well, so that nobody waits for it. A Redis that does not answer is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from time import monotonic
+from typing import Any, NamedTuple
+from weakref import WeakSet, WeakValueDictionary
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.retry import Retry
+
+log = logging.getLogger("llmkit")
+
+_LARGEST_BATCH = 100
+_LARGEST_BACKLOG = 10_000
+_IDLE_SECONDS = 10.0
+"""After so long without work the thread ends; the next one who asks starts another."""
+
+
+class Claim(NamedTuple):
+    """What is wanted of one counter: so much of a rate or, where it names a *holder*, one of so many permits."""
+
+    key: str
+    step: float
+    """Of a rate: how many seconds it moves ahead (back, where that is negative). Of a permit: the seconds of its
+    lease."""
+    most: float
+    """Of a rate: how many seconds it may be ahead of the clock. Of permits: how many there are."""
+    wait: float
+    """Of a rate: from how many seconds ahead the wait is counted. Of a permit: how long it is likely to be."""
+    holder: str = ""
+    """Who has the permit, by a name of his own."""
+
+
+class Reply(NamedTuple):
+    """What became of some claims."""
+
+    taken: bool
+    short: int | None = None
+    """The number of the claim that there was not enough for, where nothing was taken. None: Redis did not answer."""
+    seconds: float = 0.0
+    """How long until there will be."""
+
+
+TAKEN = Reply(taken=True)
+UNREACHABLE = Reply(taken=False)
+
+# GCRA (ITU-T I.371): a rate's state is when it will be full again, in µs of the clock of Redis; the key goes with it.
+# A permit is a member of a sorted set, by when its lease ends.
+_TAKE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local ahead, short, longest = {}, 0, -1
+for i, key in ipairs(KEYS) do
+  local step, most, wait, holder = tonumber(ARGV[4*i-3]), tonumber(ARGV[4*i-2]), tonumber(ARGV[4*i-1]), ARGV[4*i]
+  local missing = -1
+  if holder == '' then
+    ahead[i] = math.max((redis.call('GET', key) or 0) - now, 0) + step
+    if ahead[i] > most then missing = math.max(ahead[i] - wait, 1) end
+  else
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+    if redis.call('ZCARD', key) >= most then missing = wait end
+  end
+  if missing > longest then short, longest = i, missing end
+end
+if short > 0 then return {short, string.format('%.0f', longest)} end
+for i, key in ipairs(KEYS) do
+  if ahead[i] == nil then
+    local lease = tonumber(ARGV[4*i-3])
+    redis.call('ZADD', key, string.format('%.0f', now + lease), ARGV[4*i])
+    redis.call('PEXPIRE', key, string.format('%.0f', lease / 1000 + 1))
+  elseif ahead[i] > 0 then
+    redis.call('SET', key, string.format('%.17g', now + ahead[i]), 'PX', string.format('%.0f', ahead[i] / 1000 + 1))
+  end
+end
+return {0, '0'}
+"""
+_SHIFT = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+for i, key in ipairs(KEYS) do
+  if ARGV[4*i] ~= '' then
+    redis.call('ZREM', key, ARGV[4*i])
+  else
+    local ahead = math.max((redis.call('GET', key) or 0) - now, 0) + ARGV[4*i-3]
+    if ahead > 0 then
+      redis.call('SET', key, string.format('%.17g', now + ahead), 'PX', string.format('%.0f', ahead / 1000 + 1))
+    else
+      redis.call('DEL', key)
+    end
+  end
+end
+"""
+_MICROSECONDS = 1e6
+
+
+class _Job(NamedTuple):
+    script: str
+    claims: Sequence[Claim]
+    reply: Future[Reply] | None
+
+
+class RedisStore:
+    """The counters in the Redis at *url* (``redis://``, ``rediss://`` or ``unix://``), for any threads and tasks.
+
+    An answer is waited for *timeout_seconds* at most; where there is none, Redis is not asked again for
+    *retry_seconds*. Raises ``ValueError`` where *url* is none of Redis.
+    """
+
+    def __init__(self, url: str, *, timeout_seconds: float = 0.25, retry_seconds: float = 1.0) -> None:
+        self.place = place_of(url)
+        """Where it is."""
+        self.failures = 0
+        """How often it did not answer."""
+        self._url, self._timeout_seconds, self._retry_seconds = url, timeout_seconds, retry_seconds
+        self._away_until = float("-inf")
+        self._away = False
+        self._begin()
+        _stores.add(self)
+
+    def _begin(self) -> None:
+        """Nothing is connected, and nobody works; so it is in a new process as well."""
+        self._lock = Lock()
+        self._thread: Thread | None = None
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._client: Redis | None = None
+
+    def take(self, claims: Sequence[Claim]) -> Reply:
+        """Take all of *claims* or none, waiting in this thread."""
+        reply = self._ask(claims)
+        if reply is None:
+            return UNREACHABLE
+        try:
+            return reply.result(2 * self._timeout_seconds)
+        except BaseException as gone:
+            self._withdraw(claims, reply)
+            if not isinstance(gone, TimeoutError):
+                raise
+        return UNREACHABLE
+
+    async def atake(self, claims: Sequence[Claim]) -> Reply:
+        """The same, awaiting. Who is cancelled meanwhile has taken nothing."""
+        reply = self._ask(claims)
+        if reply is None:
+            return UNREACHABLE
+        try:
+            async with asyncio.timeout(2 * self._timeout_seconds):
+                return await asyncio.wrap_future(reply)
+        except BaseException as gone:
+            self._withdraw(claims, reply)
+            if not isinstance(gone, TimeoutError):
+                raise
+        return UNREACHABLE
+
+    def shift(self, claims: Sequence[Claim]) -> None:
+        """Move rates by the steps of *claims*, whatever they may be, and give back permits: soon, in the background."""
+        if monotonic() >= self._away_until:
+            self._put(_Job(_SHIFT, claims, None))
+
+    def flush(self, seconds: float) -> None:
+        """Wait until all that was asked for before is done, for *seconds* at most."""
+        if self._thread is not None:
+            done: Future[Reply] = Future()
+            self._put(_Job(_SHIFT, (), done))
+            try:
+                done.result(seconds)
+            except TimeoutError:
+                log.warning("what was to be given back to Redis at %s may be lost", self.place)
+
+    # -- asking -----------------------------------------------------------------------------------------------------
+
+    def _ask(self, claims: Sequence[Claim]) -> Future[Reply] | None:
+        if monotonic() < self._away_until or self._jobs.qsize() >= _LARGEST_BACKLOG:
+            return None
+        reply: Future[Reply] = Future()
+        self._put(_Job(_TAKE, claims, reply))
+        return reply
+
+    def _put(self, job: _Job) -> None:
+        self._jobs.put(job)
+        with self._lock:
+            if self._thread is None:
+                self._thread = Thread(target=self._work, name="llmkit-redis", daemon=True)
+                self._thread.start()
+
+    def _withdraw(self, claims: Sequence[Claim], reply: Future[Reply]) -> None:
+        """Whoever asked has gone: what he is given all the same, he gives back."""
+        if not reply.cancel():
+            reply.add_done_callback(partial(self._give_back, claims))
+
+    def _give_back(self, claims: Sequence[Claim], reply: Future[Reply]) -> None:
+        if not reply.cancelled() and reply.result().taken:
+            self.shift([claim if claim.holder else claim._replace(step=-claim.step) for claim in claims])
+
+    # -- the thread -------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            try:
+                batch = [self._jobs.get(timeout=_IDLE_SECONDS)]
+            except Empty:
+                with self._lock:
+                    if self._jobs.empty():
+                        self._thread = None
+                        return
+                continue
+            while len(batch) < _LARGEST_BATCH and not self._jobs.empty():
+                batch.append(self._jobs.get())
+            self._perform([job for job in batch if job.reply is None or job.reply.set_running_or_notify_cancel()])
+
+    def _perform(self, jobs: Sequence[_Job]) -> None:
+        try:
+            answers = self._send(jobs)
+        except Exception as error:  # whatever it is, nobody may be kept waiting for a thread that has ended
+            answers = [error] * len(jobs)
+        errors = [answer for answer in answers if isinstance(answer, Exception)]
+        if errors:
+            self._lost(errors[0])
+        elif self._away:
+            self._away = False
+            log.info("Redis at %s answers again", self.place)
+        for job, answer in zip(jobs, answers, strict=True):
+            if job.reply is not None:
+                job.reply.set_result(_read(answer))
+
+    def _send(self, jobs: Sequence[_Job]) -> list[Any]:
+        if self._client is None:
+            self._client = Redis.from_url(
+                self._url,
+                socket_timeout=self._timeout_seconds,
+                socket_connect_timeout=self._timeout_seconds,
+                retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionLost,)),  # it may have closed an idle one
+            )
+        with self._client.pipeline(transaction=False) as pipeline:
+            for script, claims, _ in jobs:
+                if claims:
+                    pipeline.eval(script, len(claims), *[claim.key for claim in claims], *_numbers(claims))
+            answered = iter(pipeline.execute(raise_on_error=False))
+        return [next(answered) if job.claims else None for job in jobs]
+
+    def _lost(self, error: Exception) -> None:
+        self.failures += 1
+        self._away_until = monotonic() + self._retry_seconds
+        if not self._away:
+            self._away = True
+            log.warning(
+                "Redis at %s cannot be asked (%s): each process counts by itself until it answers",
+                self.place,
+                type(error).__name__,
+            )
+
+
+def place_of(url: str) -> str:
+    """Where the Redis at *url* is, without what is secret in it. Raises ``ValueError`` where it is no URL of Redis."""
+    at: Mapping[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+    return str(at["path"]) if "path" in at else f"{at.get('host', 'localhost')}:{at.get('port', 6379)}"
+
+
+def _numbers(claims: Sequence[Claim]) -> list[str | float]:
+    numbers: list[str | float] = []
+    for _, step, most, wait, holder in claims:
+        counted = most if holder else most * _MICROSECONDS
+        numbers += (step * _MICROSECONDS, counted, wait * _MICROSECONDS, holder)
+    return numbers
+
+
+def _read(answer: Any) -> Reply:
+    if answer is None or isinstance(answer, Exception):
+        return UNREACHABLE
+    short, microseconds = answer
+    return Reply(taken=False, short=short - 1, seconds=float(microseconds) / _MICROSECONDS) if short else TAKEN
+
+
+# -- one for each Redis ---------------------------------------------------------------------------------------------
+
+_stores: WeakSet[RedisStore] = WeakSet()
+_by_url: WeakValueDictionary[str, RedisStore] = WeakValueDictionary()
+
+
+def store_at(url: str) -> RedisStore:
+    """The store at *url*: the same one for all in this process. Raises ``ValueError`` as :class:`RedisStore` does."""
+    store = _by_url.get(url)
+    return _by_url.setdefault(url, RedisStore(url)) if store is None else store
+
+
+def _begin_anew() -> None:
+    for store in list(_stores):
+        store._begin()  # noqa: SLF001 - a forked process has none of its parent's threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
