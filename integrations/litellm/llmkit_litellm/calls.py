@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from llmkit_litellm.callers import caller_of
 from llmkit_plugins.call import Call, new_id
+from llmkit_plugins.plugins.multiplexer.key import is_volatile
 
 _ELSEWHERE = frozenset({"model", "stream", "user", "metadata", "litellm_metadata"})
 _PLUMBING = frozenset(
@@ -17,18 +19,17 @@ _PLUMBING = frozenset(
         "cache",
         "caching",
         "callbacks",
-        "client",
-        "context_window_fallbacks",
-        "content_policy_fallbacks",
-        "disable_fallbacks",
-        "fallbacks",
         "litellm_call_id",
+        "litellm_disabled_callbacks",
         "litellm_logging_obj",
         "litellm_parent_otel_span",
+        "litellm_request_debug",
+        "litellm_session_id",
         "litellm_trace_id",
         "logger_fn",
         "max_retries",
         "model_info",
+        "no-log",
         "num_retries",
         "priority",
         "proxy_server_request",
@@ -39,6 +40,7 @@ _PLUMBING = frozenset(
         "standard_logging_object",
         "stream_timeout",
         "timeout",
+        "turn_off_message_logging",
         "verbose",
     }
 )
@@ -52,17 +54,20 @@ def call_of(arguments: Mapping[str, Any], operation: str = "chat", prompt: str =
 
     User and tenant are those of ``user=``, else of the metadata (``user`` or ``user_id``, ``tenant``); behind the proxy
     those of the key. Secrets are not in its parameters, but ``credential`` is: a digest of them, so that who asks with
-    another key asks something else.
+    another key asks something else. The metadata's ``tags`` are: a Router may select by them.
     """
     metadata = {**(arguments.get("litellm_metadata") or {}), **(arguments.get("metadata") or {})}
     if arguments.get("cache") is not None:
         metadata["cache"] = arguments["cache"]  # who wants no cached answer wants no shared one either
     user, tenant = caller_of(arguments, metadata)
+    params = _params(arguments, prompt)
+    if metadata.get("tags"):
+        params["tags"] = metadata["tags"]
     return Call(
         messages=arguments.get(prompt),
         model=arguments.get("model"),
         operation=operation,
-        params=_params(arguments, prompt),
+        params=params,
         user=user,
         tenant=tenant,
         stream=bool(arguments.get("stream")),
@@ -77,10 +82,18 @@ def _params(arguments: Mapping[str, Any], prompt: str) -> dict[str, Any]:
     for name, value in arguments.items():
         if value is None or name == prompt or _cannot_matter(name):
             continue
-        if _is_secret(name):
-            secrets.append((name, repr(value)))
-        else:
+        if name == "client":
+            secrets.append((name, _credential_of(value)))
+        elif not _is_secret(name):
             params[name] = value
+        elif isinstance(value, Mapping):
+            told, secret = _parted(value)
+            if told:
+                params[name] = told
+            if secret:
+                secrets.append((name, repr(secret)))
+        else:
+            secrets.append((name, repr(value)))
     if secrets:
         params["credential"] = hashlib.blake2b(repr(sorted(secrets)).encode(), digest_size=8).hexdigest()
     return params
@@ -93,3 +106,23 @@ def _cannot_matter(name: str) -> bool:
 @lru_cache(maxsize=1024)
 def _is_secret(name: str) -> bool:
     return not name.startswith("max_") and any(word in name for word in _SECRETS)
+
+
+def _parted(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of *headers* that are no secrets, since they only tell requests apart or speak of caches; and the
+    others."""
+    told: dict[str, Any] = {}
+    secret: dict[str, Any] = {}
+    for name, value in sorted(((str(name).lower(), value) for name, value in headers.items()), key=itemgetter(0)):
+        (told if name == "cache-control" or is_volatile(name) else secret)[name] = value
+    return told, secret
+
+
+def _credential_of(client: Any) -> str:
+    """With which credential, and where, a *client* of the caller's own asks; where it does not tell, which it is."""
+    key = getattr(client, "api_key", None)
+    if key is None:
+        return f"{type(client).__name__} {id(client)}"
+    headers = getattr(client, "default_headers", None) or {}
+    told = sorted((name, value) for name, value in headers.items() if isinstance(value, str))
+    return repr((key, str(getattr(client, "base_url", None)), told))

@@ -165,7 +165,7 @@ def _headers(headers: Any) -> Any:
     for name, value in lower:
         if name == "cache-control" and any(word in str(value) for word in _REFUSALS):
             raise Alone("its headers ask not to cache it")
-    return sorted((name, plain(value)) for name, value in lower if not _volatile(name)) or None
+    return sorted((name, plain(value)) for name, value in lower if not is_volatile(name)) or None
 
 
 def _tools(tools: Any) -> Any:
@@ -178,7 +178,8 @@ def _tools(tools: Any) -> Any:
 _SPECIAL = {"default_headers": _headers, "extra_headers": _headers, "headers": _headers, "tools": _tools}
 
 
-def _volatile(header: str) -> bool:
+def is_volatile(header: str) -> bool:
+    """Whether *header*, a name in lower case, tells requests apart and changes no answer."""
     return header in VOLATILE_HEADERS or header.startswith(_VOLATILE_PREFIXES)
 
 

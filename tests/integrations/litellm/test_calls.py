@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import litellm
+import openai
 import pytest
 from litellm.integrations.custom_logger import CustomLogger
 from llmkit_litellm.calls import call_of
@@ -69,6 +70,80 @@ def test_secrets_are_told_apart_but_not_told():
     assert one.params == same.params
     assert one.params != other.params
     assert "credential" not in call_of({"model": "m", "messages": [], "max_tokens": 5}).params
+
+
+def same(one, other):
+    """Whether the two may share an answer."""
+    keys = [MultiplexerPlugin().llmkit_pre_request(call_of({**ARGUMENTS, **given})) for given in (one, other)]
+    return keys[0] == keys[1] is not None
+
+
+CLIENTS = [(openai.AsyncOpenAI, {}), (openai.AsyncAzureOpenAI, {"api_version": "1"})]
+
+
+@pytest.mark.parametrize("name", ["headers", "extra_headers"])
+def test_headers(name):
+    """Those that only tell requests apart do not; any other may be a secret, and is told apart, not told."""
+    mine = {"Authorization": "s3cret", "x-mine": "1"}
+    traced = {"X-MINE": "1", "authorization": "s3cret", "traceparent": "t", "x-request-id": "r"}
+    assert same({name: mine}, {name: traced})
+    assert same({}, {name: {"x-request-id": "r"}})
+    assert not same({name: mine}, {name: {**mine, "Authorization": "0ther"}})
+    assert not same({name: mine}, {name: {**mine, "x-mine": "2"}})
+    assert "s3cret" not in repr(call_of({**ARGUMENTS, name: traced}).params)
+
+
+def test_a_header_that_asks_for_no_cached_answer():
+    """It is not shared either."""
+    asked = call_of({**ARGUMENTS, "extra_headers": {"Cache-Control": "no-cache", "x-api-key": "k"}})
+    assert MultiplexerPlugin().llmkit_pre_request(asked) is None
+
+
+@pytest.mark.parametrize(("cls", "more"), CLIENTS)
+def test_a_client_of_the_callers_own(cls, more):
+    """It brings its credential and its address: who asks with another, asks something else."""
+
+    def client(key="s3cret", url="http://here", **given):
+        return {"client": cls(api_key=key, base_url=url, **more, **given)}
+
+    assert same(client(), client())
+    for other in ({}, client(key="0ther"), client(url="http://there"), client(default_headers={"x-org": "o"})):
+        assert not same(client(), other)
+    assert "s3cret" not in repr(call_of({**ARGUMENTS, **client()}).params)
+    one, another = object(), object()
+    assert same({"client": one}, {"client": one})
+    assert not same({"client": one}, {"client": another})
+
+
+LOGS = ["litellm_session_id", "litellm_trace_id", "no-log", "turn_off_message_logging", "litellm_disabled_callbacks"]
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_what_does_not_matter(name):
+    """What is only for LiteLLM's logs keeps nobody from sharing."""
+    assert same({name: "1"}, {name: "2"})
+
+
+FALLBACKS = ["fallbacks", "context_window_fallbacks", "content_policy_fallbacks"]
+
+
+@pytest.mark.parametrize("name", FALLBACKS)
+def test_fallbacks_of_ones_own(name):
+    """Who would be answered by another model when his fails does not share the failure of one who would not."""
+    assert not same({name: ["other"]}, {})
+    assert not same({name: ["other"]}, {name: ["others"]})
+    assert same({name: ["other"]}, {name: ["other"]})
+
+
+def test_tags():
+    """A Router may select by them, so who has others asks something else; unless they are only for the books."""
+    free, paid = ({"metadata": {"tags": [tag]}} for tag in ("free", "paid"))
+    assert same(free, {"litellm_metadata": {"tags": ["free"]}})
+    assert not same(free, paid)
+    assert not same(free, {})
+    books = MultiplexerPlugin(ignored_params=["tags"])
+    one, other = (books.llmkit_pre_request(call_of({**ARGUMENTS, **given})) for given in (free, paid))
+    assert one == other
 
 
 def test_the_id():
