@@ -40,6 +40,8 @@ _KINDS: tuple[tuple[type[Exception], ErrorKind | None], ...] = (
     (BudgetExceededError, None),  # LiteLLM's own limit, whatever its status
 )
 
+_BUGS = (AttributeError, LookupError, TypeError)
+
 _LITELLM: tuple[tuple[type[LLMKitError], type[Exception]], ...] = (
     (RateLimited, RateLimitError),
     (TimedOut, Timeout),
@@ -50,8 +52,14 @@ _LITELLM: tuple[tuple[type[LLMKitError], type[Exception]], ...] = (
 
 
 def kind_of(error: BaseException) -> ErrorKind | None:
-    """What kind of provider error *error* is; None: not one."""
+    """What kind of provider error *error* is; None: not one.
+
+    Where a request was so wrong that LiteLLM stumbled over it, it says that the connection failed (so it does not cool
+    down for that either); nobody but the caller is to blame.
+    """
     error = original(error)
+    if isinstance(error, APIConnectionError) and isinstance(error.__cause__ or error.__context__, _BUGS):
+        return None
     for cls, kind in _KINDS:
         if isinstance(error, cls):
             return kind

@@ -53,6 +53,13 @@ def test_kinds(error, kind):
     assert kind_of(error) == kind
 
 
+async def test_a_request_that_litellm_stumbles_over(routed, mode, ask, recorder):
+    """It speaks ill of no deployment, whatever LiteLLM says: any client could have everybody's circuits opened."""
+    with pytest.raises(Exception, match="no attribute"):
+        await ask(mode, routed, messages="not a list")
+    assert {(attempt.outcome, attempt.kind) for attempt in recorder.attempts} == {("error", None)}
+
+
 def test_retry_after():
     """Read from wherever LiteLLM puts it."""
     limited = made(litellm.RateLimitError)
