@@ -1,4 +1,4 @@
-"""The attempts of a Router: what it sends to a deployment, followed until it has ended."""
+"""The attempts of a Router, or of an SDK call that falls back: what is sent, followed until it has ended."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from llmkit_plugins.engine.handle import Handle
 from llmkit_plugins.errors import Refused
 
 
-def sent_by_router(kwargs: Mapping[str, Any]) -> Journey | None:
-    """The journey that *kwargs* are sent for; None: no Router of ours sends them.
+def sent_on_the_way(kwargs: Mapping[str, Any]) -> Journey | None:
+    """The journey that *kwargs* are sent for; None: neither a Router of ours sends them, nor an SDK call that falls
+    back.
 
     A Router names its deployment; only in its sync ``text_completion`` it does not, but there it sends what it was
     given.
     """
     journey = journey_under_way()
-    if journey is None or (kwargs.get("model_info") or {}).get("id"):
+    if journey is None or journey.book.holds_all or (kwargs.get("model_info") or {}).get("id"):
         return journey
     return journey if journey.begun is not None and kwargs.get("prompt") is journey.call.messages else None
 

@@ -34,7 +34,10 @@ def install(kit: LLMKit) -> None:
 
 
 def uninstall() -> None:
-    """Undo ``install``; calls under way end as they began. Without one it does nothing."""
+    """Undo ``install``; without one it does nothing.
+
+    Calls under way end as they began, but what a Router sends for them from now on goes past the plugins.
+    """
     with _lock:
         if Installed.kit is None:
             return

@@ -10,13 +10,12 @@ from typing import Any
 import litellm
 
 from llmkit_litellm import attempts, compat
-from llmkit_litellm.backends import SDKBackend
+from llmkit_litellm.backends import LiteLLMBackend, RouterBackend, SDKBackend
 from llmkit_litellm.journey import is_sending
 from llmkit_litellm.making import amake, make
-from llmkit_litellm.operations import OPERATIONS, Operation, Request
+from llmkit_litellm.operations import CHAT, OPERATIONS, Operation, Request
 from llmkit_litellm.seams import Seam, Seams
-from llmkit_litellm.targets import sdk_target
-from llmkit_plugins.call import Target
+from llmkit_litellm.targets import Fallbacks, target_of
 from llmkit_plugins.kit import LLMKit
 
 
@@ -35,11 +34,12 @@ def _wrap(operation: Operation, function: Callable[..., Any]) -> Callable[..., A
         send = partial(function, *args, **kwargs)
         if is_sending():
             return send()
-        if (journey := attempts.sent_by_router(kwargs)) is not None:
+        if (journey := attempts.sent_on_the_way(kwargs)) is not None:
             return attempts.send(journey, send, kwargs)
         if (kit := Installed.kit) is not None and not _is_litellms_own(kwargs):
             arguments = {**dict(zip(names, args, strict=False)), **kwargs}
-            return make(kit, Request(operation, arguments, awaits=False), SDKBackend(send, _target(arguments)))
+            backend = _backend(kit, operation, send, arguments)
+            return make(kit, Request(operation, arguments, awaits=False), backend)
         return send()
 
     return called
@@ -54,11 +54,12 @@ def _awrap(operation: Operation, function: Callable[..., Any]) -> Callable[..., 
         send = partial(function, *args, **kwargs)
         if is_sending():
             return await send()
-        if (journey := attempts.sent_by_router(kwargs)) is not None:
+        if (journey := attempts.sent_on_the_way(kwargs)) is not None:
             return await attempts.asend(journey, send, kwargs)
         if (kit := Installed.kit) is not None and not _is_litellms_own(kwargs):
             arguments = {**dict(zip(names, args, strict=False)), **kwargs}
-            return await amake(kit, Request(operation, arguments, awaits=True), SDKBackend(send, _target(arguments)))
+            backend = _backend(kit, operation, send, arguments)
+            return await amake(kit, Request(operation, arguments, awaits=True), backend)
         return await send()
 
     return called
@@ -70,9 +71,13 @@ def _is_litellms_own(kwargs: Mapping[str, Any]) -> bool:
     return bool((kwargs.get("model_info") or {}).get("id")) or compat.asks_after_health(kwargs)
 
 
-def _target(arguments: Mapping[str, Any]) -> Target:
-    api_base = arguments.get("api_base") or arguments.get("base_url")
-    return sdk_target(str(arguments.get("model")), arguments.get("custom_llm_provider"), api_base)
+def _backend(
+    kit: LLMKit, operation: Operation, send: Callable[..., Any], arguments: Mapping[str, Any]
+) -> LiteLLMBackend:
+    """How to send a call: where a chat brings fallbacks, LiteLLM calls itself for each, and each is an attempt."""
+    if operation is CHAT and arguments.get("fallbacks"):
+        return RouterBackend(send, kit, Fallbacks())
+    return SDKBackend(send, target_of(arguments))
 
 
 SDK = Seams(

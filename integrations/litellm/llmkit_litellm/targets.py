@@ -23,6 +23,9 @@ class Book:
     """The targets of one Router by deployment id: the same one as long as the deployment is. One of *own*, a kit's
     targets, stands for the deployment whose id is its name."""
 
+    holds_all = False
+    """Whether whatever LiteLLM sends for a call is an attempt of it; a Router's name their deployments."""
+
     def __init__(self, own: Sequence[Target] = ()) -> None:
         self.own = own
         self._named = {target.name: target for target in own}
@@ -73,6 +76,21 @@ def _make(name: str, group: str | None, params: Mapping[str, Any], info: Mapping
         metadata=metadata,
         **prices(info.get("base_model") or params.get("base_model") or model, provider, {**info, **params}),
     )
+
+
+class Fallbacks(Book):
+    """The targets of a call to the SDK with fallbacks of its own."""
+
+    holds_all = True
+
+    def sent(self, kwargs: Mapping[str, Any]) -> Target:
+        return target_of(kwargs)
+
+
+def target_of(arguments: Mapping[str, Any]) -> Target:
+    """The target that the *arguments* of an SDK call name."""
+    api_base = arguments.get("api_base") or arguments.get("base_url")
+    return sdk_target(str(arguments.get("model")), arguments.get("custom_llm_provider"), api_base)
 
 
 @lru_cache(maxsize=1024)

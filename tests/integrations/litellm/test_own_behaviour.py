@@ -9,6 +9,7 @@ import pytest
 from litellm.caching.caching import Cache
 from litellm.integrations.custom_logger import CustomLogger
 
+from llmkit_plugins import Refused
 from llmkit_plugins.testing.fake_provider import Fault
 
 OK = {"request": 1, "attempt": 1, "attempt ok": 1, "request ok": 1}
@@ -170,4 +171,38 @@ async def test_a_single_call_to_many_models(enter, heard):
 async def test_scheduled_calls(routed, ask, heard, priority):
     """A call with a priority goes through LiteLLM's scheduler."""
     assert await ask("async", routed, priority=priority) == "one two three"
+    assert heard() == OK
+
+
+@pytest.mark.parametrize("mode", ["async", "async stream"])  # sync, LiteLLM runs an event loop for each call
+async def test_fallbacks_of_an_sdk_call(enter, mode, ask, heard, recorder, first, second):
+    """Each is an attempt of the one call, at its own target: what is learned and paid belongs to who answered."""
+    first.fail_with(Fault("overloaded"))
+    entrance = enter("sdk")
+    assert await ask(mode, entrance, fallbacks=[{"model": "openai/gpt-4o", "api_base": second.url}]) == "four five"
+    assert heard() == {"request": 1, "attempt": 2, "attempt error": 1, "attempt ok": 1, "request ok": 1}
+    failed, answered = recorder.attempts
+    assert (failed.target.name, failed.kind) == (*entrance.targets, "overloaded")
+    assert (answered.target.name, answered.target.model) == (f"openai/gpt-4o@{second.url}", "gpt-4o")
+    assert answered.usage.total_tokens > 0
+
+
+async def test_fallbacks_of_an_sdk_call_that_is_refused_a_target(enter, ask, heard, kit, plugin, first):
+    """The next one is tried: a circuit that is open, say."""
+
+    def refuse(call, attempt):
+        if attempt.number == 1:
+            raise Refused("open")
+
+    kit.register(plugin(pre_attempt=refuse))
+    await ask("async", enter("sdk"), fallbacks=["openai/gpt-4o"])
+    assert heard() == {"request": 1, "attempt": 2, "attempt refused": 1, "attempt ok": 1, "request ok": 1}
+    assert first.stats.requests == 1
+
+
+async def test_fallbacks_where_litellm_has_none(enter, kit, heard, first):
+    """LiteLLM falls back for chats only: where it does not, there is one attempt as ever."""
+    enter("sdk")
+    access = {"model": "openai/text-embedding-3-small", "api_base": first.url, "api_key": "k"}
+    await litellm.aembedding(input=["hi"], **access, fallbacks=["openai/text-embedding-3-large"])
     assert heard() == OK
