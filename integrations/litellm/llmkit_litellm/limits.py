@@ -18,7 +18,8 @@ class DeploymentLimits:
     """Keeps to the ``rpm`` and ``tpm`` of deployments: one that has none left is passed over for one that has.
 
     It is a rate limiter for each of them, as *config* sets the kit's own one: who only counts there, only counts here,
-    and what processes keep together there, they keep together here.
+    and what processes keep together there, they keep together here. A limit of 0 or less is none, as for LiteLLM's
+    default strategy.
     """
 
     name = "deployment_limits"
@@ -52,7 +53,7 @@ class DeploymentLimits:
 
     def _limiter(self, target: Target) -> RateLimiterPlugin | None:
         rpm, tpm = target.metadata.get("rpm"), target.metadata.get("tpm")
-        if rpm is None and tpm is None:
+        if not rpm and not tpm:
             return None
         allowance = target.name, rpm, tpm
         limiter = self._limiters.get(allowance)
@@ -67,9 +68,9 @@ class DeploymentLimits:
 
 def _limits(name: str, rpm: Any, tpm: Any) -> list[Limit]:
     limits = []
-    if rpm is not None:
+    if rpm and float(rpm) > 0:
         limits.append(Limit(requests=f"{rpm}/min", per=("target",), name=f"rpm of {name}"))
-    if tpm is not None:
+    if tpm and float(tpm) > 0:
         limits.append(Limit(tokens=f"{tpm}/min", per=("target",), name=f"tpm of {name}"))
     return limits
 

@@ -72,7 +72,7 @@ def _make(name: str, group: str | None, params: Mapping[str, Any], info: Mapping
         name=name,
         provider=provider,
         model=model,
-        weight=float(params.get("weight", 1.0)),
+        weight=max(0.0, float(params.get("weight", 1.0))),
         metadata=metadata,
         **prices(info.get("base_model") or params.get("base_model") or model, provider, {**info, **params}),
     )
@@ -121,12 +121,12 @@ def provider_of(model: str, provider: str | None, api_base: str | None) -> tuple
 
 
 def prices(model: str, provider: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The prices of a target: its *own*, else those of LiteLLM's map; None where neither knows."""
+    """The prices of a target: its *own*, else those of LiteLLM's map; None where neither knows, or one says -1."""
     try:
         mapped: Mapping[str, Any] = dict(litellm.get_model_info(model=model, custom_llm_provider=provider))
     except Exception:  # LiteLLM raises a bare one for a model it does not know
         mapped = {}
 
     per_token = [own.get(key, mapped.get(key)) for key in _PRICES]
-    per_million = [None if price is None else float(price) * _PER_MILLION for price in per_token]
+    per_million = [None if price is None or float(price) < 0 else float(price) * _PER_MILLION for price in per_token]
     return dict(zip(("input_price", "output_price", "cached_price"), per_million, strict=True))

@@ -40,6 +40,14 @@ async def test_a_deployment_with_no_requests_left_is_passed_over(
     assert tried() == ["a", "a", "b", "b"]
 
 
+@pytest.mark.parametrize("limits", [{"rpm": 0}, {"tpm": 0}, {"rpm": 0, "tpm": 0}, {"tpm": -1}])
+async def test_a_limit_of_nothing_is_none(limiting, enter, mode, ask, deployment, first, limits):
+    """LiteLLM sends to such a deployment all the same, and so does it with us, without a bug in the log."""
+    entrance = enter("router", model_list=[deployment("a", first, **limits)])
+    assert await ask(mode, entrance) == "one two three"
+    assert not limiting.bugs
+
+
 @pytest.mark.parametrize("kind", ["router", "installed"])
 async def test_where_none_is_left_the_caller_is_told_when(limiting, enter, mode, ask, deployment, first, kind, heard):
     """He gets LiteLLM's own error with the wait, and nobody is asked or cooled down."""

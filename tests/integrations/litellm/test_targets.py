@@ -53,6 +53,12 @@ def test_unknown_models_have_no_price():
     assert Book().target(with_params(model="openai/nobody-knows")).input_price is None
 
 
+def test_numbers_that_mean_nothing():
+    """LiteLLM takes them and sends, so no call fails for them: a price of -1 is unknown, such a weight none."""
+    target = Book().target(with_params(input_cost_per_token=-1, output_cost_per_token="0.000002", weight=-1))
+    assert (target.input_price, target.output_price, target.weight) == (None, 2.0, 0.0)
+
+
 def test_it_is_the_same_target_as_long_as_the_deployment_is():
     """A copy of a deployment is the same target; one with other parameters is another."""
     book = Book()
