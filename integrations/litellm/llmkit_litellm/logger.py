@@ -26,6 +26,7 @@ _OPERATIONS = {
     "atext_completion": "text_completion",
     "embedding": "embeddings",
     "aembedding": "embeddings",
+    "aresponses": "responses",
 }
 
 
@@ -62,7 +63,7 @@ class LLMKitLogger(CustomLogger):
             return
         attempt, first = handle.attempt, kwargs.get("completion_start_time")
         reading.learn(attempt, response_obj)
-        attempt.reported_cost = kwargs.get("response_cost")
+        attempt.reported_cost = kwargs.get("response_cost") or None  # where LiteLLM does not know, it says 0
         if handle.call.stream and first is not None and attempt.started is not None:
             handle.first_chunk()
             attempt.first_chunk = attempt.started + max(0.0, (first - kwargs["api_call_start_time"]).total_seconds())

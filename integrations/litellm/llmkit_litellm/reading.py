@@ -33,7 +33,7 @@ def learn(attempt: Attempt, answer: Any) -> None:
     hidden = compat.hidden(answer)
     _learn_words(attempt, answer)
     cost = hidden.get("response_cost")
-    attempt.reported_cost = None if cost is None else float(cost)
+    attempt.reported_cost = float(cost) if cost else None  # where LiteLLM does not know, it says 0
     if hidden.get("cache_hit"):
         _free(attempt)
 

@@ -123,9 +123,10 @@ def provider_of(model: str, provider: str | None, api_base: str | None) -> tuple
 def prices(model: str, provider: str, own: Mapping[str, Any]) -> dict[str, Any]:
     """The prices of a target: its *own*, else those of LiteLLM's map; None where neither knows, or one says -1."""
     try:
-        mapped: Mapping[str, Any] = dict(litellm.get_model_info(model=model, custom_llm_provider=provider))
+        info: Mapping[str, Any] = dict(litellm.get_model_info(model=model, custom_llm_provider=provider))
     except Exception:  # LiteLLM raises a bare one for a model it does not know
-        mapped = {}
+        info = {}
+    mapped = litellm.model_cost.get(info.get("key"), info)  # a Router enters what nobody knows, and then it costs 0
 
     per_token = [own.get(key, mapped.get(key)) for key in _PRICES]
     per_million = [None if price is None or float(price) < 0 else float(price) * _PER_MILLION for price in per_token]

@@ -27,6 +27,15 @@ async def test_ok(entrance, mode, ask, heard, recorder):
     assert (attempt.first_chunk is not None) == call.stream == mode.endswith("stream")
 
 
+@pytest.mark.parametrize("kind", ["router", "installed"])
+async def test_what_nobody_prices_is_not_free(enter, kind, mode, ask, recorder, deployment, first):
+    """LiteLLM says 0 where it has no price: the cost is unknown."""
+    entrance = enter(kind, model_list=[deployment("a", first, model="custom_openai/nobody-knows")])
+    await ask(mode, entrance)
+    assert recorder.attempts[0].usage is not None
+    assert recorder.attempts[0].cost is None
+
+
 async def test_failover(routed, mode, ask, heard, recorder, first):
     """Where the first target fails, LiteLLM retries and the second one answers."""
     first.fail_with(Fault("server_error"))

@@ -53,6 +53,23 @@ async def test_ok(watched, kind, mode, ask, ended, heard, recorder):
         assert attempt.started <= attempt.first_chunk <= attempt.finished
 
 
+async def test_what_nobody_prices_is_not_free(watched, ended, recorder, first, deployment, settings):
+    """LiteLLM says 0 where it has no price: the cost is unknown."""
+    router = litellm.Router(model_list=[deployment("a", first, model="custom_openai/nobody-knows")], **settings)
+    await router.acompletion("group", [{"role": "user", "content": "hi"}])
+    await ended()
+    assert recorder.attempts[0].usage is not None
+    assert recorder.attempts[0].cost is None
+
+
+async def test_an_answer_of_the_responses_api(watched, ended, recorder, first):
+    """It has the operation's name, awaited or not."""
+    access = {"model": "custom_openai/gpt-4o-mini", "api_base": first.url, "api_key": "k"}
+    await litellm.aresponses(input="hi", **access)
+    await ended()
+    assert [call.operation for call in recorder.calls] == ["responses"]
+
+
 async def test_failures(watched, mode, ask, ended, heard, recorder, first, second):
     """Each try of a Router is a call; a failure has its kind."""
     for provider in (first, second):

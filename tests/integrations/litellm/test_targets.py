@@ -59,6 +59,17 @@ def test_numbers_that_mean_nothing():
     assert (target.input_price, target.output_price, target.weight) == (None, 2.0, 0.0)
 
 
+def test_a_router_makes_no_model_free():
+    """It enters each of its models into LiteLLM's map; one that was not there still has no price."""
+    deployment = with_params(model="hosted_vllm/nobody-knows")
+    litellm.Router(model_list=[deployment])
+    target = Book().target(deployment)
+    assert (target.input_price, target.output_price) == (None, None)
+    deployment = with_params(model="openai/text-embedding-3-small")
+    litellm.Router(model_list=[deployment])
+    assert Book().target(deployment).output_price == 0.0
+
+
 def test_it_is_the_same_target_as_long_as_the_deployment_is():
     """A copy of a deployment is the same target; one with other parameters is another."""
     book = Book()
