@@ -126,7 +126,9 @@ async def _aroute_responses(kit: LLMKit | None, router: Any, send: Any, function
 def _is_known(operation: Operation, arguments: Mapping[str, Any]) -> bool:
     """Whether a Router calls itself for a call that is under way: its scheduler does."""
     journey = journey_under_way()
-    return journey is not None and journey.call.messages is arguments.get(operation.prompt)
+    if journey is None or journey.call.messages is not arguments.get(operation.prompt):
+        return False
+    return journey.call.model == arguments.get("model")  # a hook may have another model judge the prompt
 
 
 def _book(router: Any, kit: LLMKit) -> Book:

@@ -182,6 +182,24 @@ async def test_a_call_from_a_callback(kit, enter, ask, heard):
     assert heard() == {"request": 2, "attempt": 2, "attempt ok": 2, "request ok": 2}
 
 
+async def test_a_hook_that_has_another_model_judge_the_prompt(enter, ask, heard, recorder, deployment, first, second):
+    """It makes a call of its own, though of the same prompt."""
+
+    class Judged(litellm.integrations.custom_logger.CustomLogger):
+        async def async_filter_deployments(self, model, healthy_deployments, messages, **_):
+            if model == "group":
+                await ask("async", entrance, model="judge", messages=messages)
+            return healthy_deployments
+
+    models = [deployment("a", first), deployment("b", second, "judge")]
+    entrance = enter("router", model_list=models)
+    litellm.callbacks.append(Judged())
+    await ask("async", entrance)
+    assert heard() == {"request": 2, "attempt": 2, "attempt ok": 2, "request ok": 2}
+    assert [call.model for call in recorder.calls] == ["group", "judge"]
+    assert [attempt.target.name for attempt in recorder.attempts] == ["b", "a"]
+
+
 async def test_a_provider_of_the_users_that_calls_another(kit, enter, ask, heard, monkeypatch):
     """What LiteLLM itself calls while it answers is a part of that call."""
     entrance = enter("sdk")
