@@ -106,7 +106,10 @@ def sdk_target(model: str, provider: str | None = None, api_base: str | None = N
 
 def _place(api_base: str) -> str:
     """*api_base* without what may be secret in it: a password, a key in the query."""
-    url = urlsplit(api_base)
+    try:
+        url = urlsplit(api_base)
+    except ValueError:  # LiteLLM will say so itself
+        return "nowhere"
     return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path.rstrip('/')}"
 
 

@@ -106,6 +106,12 @@ def test_a_model_that_litellm_cannot_place():
         litellm.completion("nobody-knows", [{"role": "user", "content": "hi"}])
 
 
+def test_an_address_that_is_none():
+    """LiteLLM complains about that too when it is asked to send."""
+    assert sdk_target("m", "openai", "http://[s3cret").name == "openai/m@nowhere"
+    assert Book().target(with_params(api_base="http://[s3cret")).metadata["api_base"] == "nowhere"
+
+
 def test_a_target_of_the_kit_stands_for_the_deployment_of_its_name() -> None:
     """What the platform team wrote about it (prices, region) counts, rather than what LiteLLM knows."""
     own = Target(str(DEPLOYMENT["model_info"]["id"]), "ours", "model", input_price=1.0)
