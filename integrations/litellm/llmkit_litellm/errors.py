@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from litellm.exceptions import (
     APIConnectionError,
+    APIError,
     BudgetExceededError,
     ContentPolicyViolationError,
     ContextWindowExceededError,
@@ -63,6 +64,8 @@ def kind_of(error: BaseException) -> ErrorKind | None:
     for cls, kind in _KINDS:
         if isinstance(error, cls):
             return kind
+    if isinstance(error, APIError) and (provider_errors.status_of(error) or 500) < 400:
+        return "server"  # it answered 200, with a page that nobody can read
     return provider_errors.kind_of(error)
 
 

@@ -39,6 +39,8 @@ KINDS = [
     (made(litellm.NotFoundError), "bad_request"),
     (made(litellm.ContextWindowExceededError), "context_length"),
     (made(litellm.ContentPolicyViolationError), "content_filter"),
+    (made(litellm.APIError, status_code=500), "server"),
+    (made(litellm.APIError, status_code=200), "server"),
     (litellm.BudgetExceededError(1.0, 1.0), None),
     (RouterRateLimitError("m", 5.0, False, []), "rate_limit"),
     (made(MidStreamFallbackError, original_exception=made(litellm.Timeout)), "timeout"),
