@@ -41,6 +41,9 @@ VOLATILE = frozenset(
 )
 """Parameters that tell requests apart and change no answer."""
 
+WISHES = "route"
+"""The metadata by which a call says where it wants to go, and by what goal: the smart router heeds it."""
+
 USERS = frozenset({"user", "safety_identifier"})
 """Parameters that say who asks: to the provider, which answers all alike."""
 
@@ -94,6 +97,7 @@ class Keys:
                 plain(call.tenant),
                 plain(call.user) if self._by_user else None,
                 plain(metadata.get("credential")) if metadata else None,
+                plain(metadata.get(WISHES)) if metadata else None,
                 plain_all([metadata.get(name) for name in self._metadata_keys]) if self._metadata_keys else None,
                 _messages(call.messages),
                 self._params(params) if params else [],

@@ -121,6 +121,8 @@ ALL_DIFFERENT: dict[str, bytes] = {
     "tenant": key(tenant="t"),
     "credential": key(metadata={"credential": "one"}),
     "other credential": key(metadata={"credential": "other"}),
+    "where to": key(metadata={"route": {"only": ["eu"]}}),
+    "elsewhere": key(metadata={"route": {"only": ["us"]}}),
     "text": key([{"role": "user", "content": "ho"}]),
     "role": key([{"role": "assistant", "content": "ho"}]),
     "name": key([{"role": "user", "content": "ho", "name": "ann"}]),
