@@ -86,7 +86,7 @@ def _params(arguments: Mapping[str, Any], prompt: str) -> dict[str, Any]:
             secrets.append((name, _credential_of(value)))
         elif not _is_secret(name):
             params[name] = value
-        elif isinstance(value, Mapping):
+        elif "headers" in name and isinstance(value, Mapping):
             told, secret = _parted(value)
             if told:
                 params[name] = told
@@ -123,6 +123,7 @@ def _credential_of(client: Any) -> str:
     key = getattr(client, "api_key", None)
     if key is None:
         return f"{type(client).__name__} {id(client)}"
-    headers = getattr(client, "default_headers", None) or {}
-    told = sorted((name, value) for name, value in headers.items() if isinstance(value, str))
-    return repr((key, str(getattr(client, "base_url", None)), told))
+    headers = getattr(client, "default_headers", None)
+    told = headers.items() if isinstance(headers, Mapping) else ()
+    texts = sorted((name, value) for name, value in told if isinstance(value, str))
+    return repr((key, str(getattr(client, "base_url", None)), texts))

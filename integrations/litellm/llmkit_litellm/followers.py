@@ -20,10 +20,17 @@ log = logging.getLogger("llmkit")
 
 def told(request: Request, answer: Any) -> Any:
     """The whole *answer* to *request*; where no attempt of its own brought it, it is marked, and LiteLLM is told."""
-    if not request.call.attempts:
+    if not request.call.attempts and not _came_from_litellms_cache(request, answer):
         compat.mark_cached(answer)
         tell(request, answer)
     return answer
+
+
+def _came_from_litellms_cache(request: Request, answer: Any) -> bool:
+    """Whether LiteLLM had *answer* before it would have tried anything (a call with fallbacks); it has told so."""
+    response = request.call.response
+    own = response is not None and response.shared is None
+    return own and bool(compat.hidden(answer).get("cache_hit"))
 
 
 def tell(request: Request, answer: Any) -> None:

@@ -206,3 +206,14 @@ async def test_fallbacks_where_litellm_has_none(enter, kit, heard, first):
     access = {"model": "openai/text-embedding-3-small", "api_base": first.url, "api_key": "k"}
     await litellm.aembedding(input=["hi"], **access, fallbacks=["openai/text-embedding-3-large"])
     assert heard() == OK
+
+
+async def test_fallbacks_of_an_sdk_call_that_is_cached(enter, ask, callback, heard, first):
+    """LiteLLM looks into its cache before it tries anything; it tells of that itself, once."""
+    litellm.cache = Cache()
+    entrance = enter("sdk")
+    for number in (1, 2):
+        assert await ask("async", entrance, caching=True, fallbacks=["openai/gpt-4o"]) == "one two three"
+        assert await callback.ends(number) == ["ok"] * number
+    assert first.stats.requests == 1
+    assert heard()["request ok"] == 2
