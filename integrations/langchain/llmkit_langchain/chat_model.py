@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from functools import cached_property
+from hashlib import sha256
 from inspect import signature
 from typing import Any, Self, TypeVar, cast
 
@@ -199,6 +200,15 @@ class ChatLLMKit(OriginChatModel):
         # the model knows which parts of its parameters are secret; what all of them are is for the cache
         told = self._backend.narrowed(kwargs.get("model")).first.invocation_params(stop, kwargs)
         return {**told, **self._identifying_params, "_type": self._llm_type}
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        return f"{super()._get_llm_string(stop, **kwargs)}---{self._fingerprint}"
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Of all that a cache tells the models apart by, addresses included; a digest, as those may have headers."""
+        told = {name: model._get_llm_string() for name, model in self.models.items()}
+        return sha256(repr(told).encode()).hexdigest()
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         told = self._backend.narrowed(kwargs.get("model")).first.ls_params(stop, kwargs)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
@@ -25,6 +26,7 @@ _WITH_HEADERS = frozenset({"langchain_anthropic", "langchain_groq", "langchain_o
 """The packages of models, and of those that are derived from them, whose clients take ``extra_headers``."""
 
 _ABSENT = object()
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,14 +111,16 @@ class Route:
 
     def _kwargs(self, call: Call, attempt: Attempt) -> dict[str, Any]:
         """The parameters of *call* as this model takes them."""
-        bound = self.bound
-        kwargs = {name: value for name, value in call.params.items() if bound.get(name, _ABSENT) != value}
+        params = call.params
+        bound, native = (self.bound, self.native) if "tools" in params else (_NOTHING, _NOTHING)
+        kwargs = {name: value for name, value in params.items() if bound.get(name, _ABSENT) != value}
         kwargs.pop(CREDENTIAL, None)
         if kwargs.get("model") == self.target.name:
             del kwargs["model"]
-        if attempt.timeout_seconds is not None and _takes_timeout(self.model):
-            kwargs["timeout"] = attempt.timeout_seconds
-        kwargs = {**self.native, **kwargs}
+        if attempt.timeout_seconds is not None and (setting := _timeout_setting(self.model)) is not None:
+            own = kwargs.get("timeout", getattr(self.model, setting))
+            kwargs["timeout"] = _shorter(own, attempt.timeout_seconds)
+        kwargs = {**native, **kwargs}
         if attempt.request_headers is not None and _takes_headers(self.model):
             kwargs["extra_headers"] = {**attempt.request_headers, **(kwargs.get("extra_headers") or {})}
         return kwargs
@@ -140,9 +144,15 @@ def _is_plain(model: BaseChatModel) -> bool:
     )
 
 
-def _takes_timeout(model: BaseChatModel) -> bool:
+def _timeout_setting(model: BaseChatModel) -> str | None:
+    """The setting that says how long *model* waits, if it takes ``timeout``."""
     fields = type(model).model_fields
-    return "timeout" in fields or any(field.alias == "timeout" for field in fields.values())
+    return next((name for name, field in fields.items() if "timeout" in (name, field.alias)), None)
+
+
+def _shorter(own: Any, seconds: float) -> float:
+    """*seconds*, or the model's *own* timeout where that is a shorter one."""
+    return min(own, seconds) if isinstance(own, int | float) else seconds
 
 
 def _takes_headers(model: BaseChatModel) -> bool:

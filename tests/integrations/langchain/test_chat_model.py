@@ -187,6 +187,16 @@ def test_tools_of_the_call_win(model, first):
     assert model.bind_tools([Weather]).invoke("hi", tools=[other]).tool_calls[0]["name"] == "other"
 
 
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+def test_tools_end_with_their_binding(method, model, first):
+    """What is made of a model with tools and binds none itself sends none, as with any chat model."""
+    bound: Any = model.bind_tools([Weather], tool_choice="any")
+    first.change(reply=json.dumps({"city": "Rome", "days": 2}))
+    assert bound.with_structured_output(Weather, method=method).invoke("hi") == Weather(city="Rome", days=2)
+    assert bound.bound.invoke("hi").tool_calls == []
+    assert not any({"tools", "tool_choice"} & set(request.body) for request in first.requests)
+
+
 def test_built_in_tools_stay_as_they_are(model):
     """A provider's built-in tool has no other form."""
     bound = model.bind_tools([{"type": "web_search_preview"}, Weather])
@@ -364,6 +374,13 @@ async def test_global_cache_is_above_the_kit(global_cache, model, recorder, firs
     assert first.stats.requests == recorder.counts["request"] == 1
 
 
+def test_cache_tells_models_apart(global_cache, kit, first, second, chat_openai):
+    """Models that look alike but are at different addresses do not answer for each other; what is the same does."""
+    routed = [ChatLLMKit({"a": chat_openai(each, "m")}, kit) for each in (first, second, first)]
+    assert [model.invoke("hi").text for model in routed] == ["one two three", "four five", "one two three"]
+    assert (first.stats.requests, second.stats.requests) == (1, 1)
+
+
 def test_cache_of_a_model_is_below_the_kit(kit, recorder, first, chat_openai):
     """What a model's own cache answers is a call, but it was not sent and costs nothing."""
     model = ChatLLMKit(models={"a": chat_openai(first, "m-1", cache=InMemoryCache())}, kit=kit)
@@ -427,6 +444,21 @@ async def test_timeout_of_an_attempt_reaches_the_client(mode, model, ask, kit, p
 
     kit.register(plugin(pre_request=hurry))
     assert await ask(mode, model) == ["four five"]
+    assert [attempt.kind for attempt in recorder.attempts] == ["timeout", None]
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke", "stream"])
+@pytest.mark.parametrize(("own", "passed"), [(0.2, {}), (None, {"timeout": 0.2}), (60, {"timeout": 0.2})])
+async def test_shorter_timeout_counts(own, passed, mode, ask, kit, plugin, first, second, chat_openai, recorder):
+    """A model that is set to wait less than an attempt may take waits less; so where the call says it."""
+
+    def patient(call):
+        call.timeout_seconds = 60
+
+    first.slow_down(first_token_seconds=2)
+    kit.register(plugin(pre_request=patient))
+    models = {"first": chat_openai(first, "m", timeout=own), "second": chat_openai(second, "m")}
+    assert await ask(mode, ChatLLMKit(models, kit).bind(**passed)) == ["four five"]
     assert [attempt.kind for attempt in recorder.attempts] == ["timeout", None]
 
 
