@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from langchain_core.messages.ai import UsageMetadata
@@ -19,6 +19,7 @@ from llmkit_plugins.call import new_id
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _FINISH_REASONS = ("finish_reason", "stop_reason", "stopReason", "done_reason")
+Value = TypeVar("Value")
 
 
 class Origin(NamedTuple):
@@ -53,13 +54,23 @@ _caller: ContextVar[Caller] = ContextVar("llmkit_langchain_caller", default=_NOB
 
 
 @contextmanager
-def calling(caller: Caller) -> Iterator[None]:
-    """Make calls inside on behalf of *caller*, where their metadata names nobody."""
-    token = _caller.set(caller)
+def holding(variable: ContextVar[Value], value: Value) -> Iterator[None]:
+    """Have *variable* be *value* inside.
+
+    A generator may be left in another context than it was entered in (web servers run each step of one in a thread of
+    its own): there is nothing to undo there.
+    """
+    token = variable.set(value)
     try:
         yield
     finally:
-        _caller.reset(token)
+        with suppress(ValueError):
+            variable.reset(token)
+
+
+def calling(caller: Caller) -> AbstractContextManager[None]:
+    """Make calls inside on behalf of *caller*, where their metadata names nobody."""
+    return holding(_caller, caller)
 
 
 def caller_here() -> Caller:
@@ -71,7 +82,9 @@ def caller_here() -> Caller:
 def caller_in(metadata: Mapping[str, Any]) -> Caller:
     """Whom *metadata* names; where nobody, on whose behalf calls are made here."""
     known = _caller.get()
-    user, tenant = metadata.get("user", metadata.get("user_id")), metadata.get("tenant")
+    user, tenant = metadata.get("user"), metadata.get("tenant")
+    if user is None:
+        user = metadata.get("user_id")
     return Caller(known.user if user is None else str(user), known.tenant if tenant is None else str(tenant))
 
 

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
 
-from llmkit_langchain.calls import Caller, calling
+from llmkit_langchain.calls import Caller, calling, holding
 from llmkit_langchain.handlers import LLMKitCallbackHandler
 from llmkit_plugins import LLMKit
 
@@ -25,9 +25,5 @@ def llmkit_context(kit: LLMKit, *, user: str | None = None, tenant: str | None =
     inner one stands in for an outer one. Like ``LLMKitCallbackHandler``, it never waits, and raises ``ConfigError`` for
     what is no kit.
     """
-    token = _attached.set(LLMKitCallbackHandler(kit))
-    try:
-        with calling(Caller(user, tenant)):
-            yield
-    finally:
-        _attached.reset(token)
+    with holding(_attached, LLMKitCallbackHandler(kit)), calling(Caller(user, tenant)):
+        yield

@@ -37,7 +37,7 @@ class Weather(BaseModel):
 @pytest.mark.parametrize("where", ["bare", "chain"])
 async def test_user_and_tenant(mode, where, model, chain_of, ask, recorder):
     """The user, the tenant and whatever else plugins want to know come from the run's metadata."""
-    metadata = {"user_id": 7, "tenant": "t1", "flag": "x"}
+    metadata = {"user": None, "user_id": 7, "tenant": "t1", "flag": "x"}
     await ask(mode, model if where == "bare" else chain_of(model), {"metadata": metadata})
     for call in recorder.calls:
         assert (call.user, call.tenant, call.metadata["flag"]) == ("7", "t1", "x")

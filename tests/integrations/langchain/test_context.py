@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -55,6 +57,21 @@ async def test_it_reaches_tasks(model: FakeListChatModel) -> None:
     with llmkit_context(LLMKit([watch]), user="ann"):
         await model.ainvoke("hi")
     assert watch.seen == [("ann", None)]
+
+
+def test_a_generator_may_end_elsewhere(model: FakeListChatModel) -> None:
+    """A web server runs each step of a generator in a thread, and so a context, of its own: it ends well all the
+    same."""
+    watch = Watch()
+
+    def answer() -> Iterator[str]:
+        with llmkit_context(LLMKit([watch]), user="ann"):
+            for chunk in model.stream("hi"):
+                yield str(chunk.text)
+
+    chunks = answer()
+    said = list(iter(lambda: copy_context().run(next, chunks, None), None))
+    assert ("".join(said), watch.seen) == ("Hello.", [("ann", None)])
 
 
 def test_an_inner_context_stands_in_for_the_outer(model: FakeListChatModel) -> None:
