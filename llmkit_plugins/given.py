@@ -19,5 +19,11 @@ def given(cls: type[Given], value: Any, *, key: str, right: str) -> Given:
     """*value*, if it is of *cls*. Raises ``ConfigError``, which does not show the value."""
     if isinstance(value, cls):
         return value
-    what = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-    raise ConfigError(f"{'None' if value is None else what} is no {cls.__name__}", key=key, right=right)
+    raise ConfigError(f"{called(value)} is no {cls.__name__}", key=key, right=right)
+
+
+def called(value: Any) -> str:
+    """What an error calls *value* without showing it."""
+    if value is None:
+        return "None"
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from functools import cached_property
 from hashlib import sha256
@@ -24,7 +24,13 @@ from pydantic import BaseModel, Field
 from llmkit_langchain.backend import ChatBackend, note_shared, result_of
 from llmkit_langchain.calls import Origin, call_of
 from llmkit_langchain.errors import langchain_errors
-from llmkit_langchain.models import chat_models, common_output_version, common_profile, warn_of_retries
+from llmkit_langchain.models import (
+    chat_models,
+    common_output_version,
+    common_profile,
+    warn_of_callbacks,
+    warn_of_retries,
+)
 from llmkit_langchain.origin import OriginChatModel
 from llmkit_langchain.routes import CREDENTIAL, Route
 from llmkit_langchain.runs import MARK, mark_of
@@ -51,8 +57,9 @@ class ChatLLMKit(OriginChatModel):
     what the model says of itself. A model may be given as ``"openai:gpt-4o-mini"``, as ``init_chat_model`` takes it.
     A call is one run in LangChain, whatever it takes; the route taken is in ``response_metadata["llmkit"]``. The user
     and the tenant of a call are ``user`` (or ``user_id``) and ``tenant`` of its run's metadata. ``model=`` in a call
-    asks for a route by its name or by its model. Raises ``ConfigError`` for what is no chat model or no kit, and for
-    unknown settings; warns of models that retry by themselves.
+    asks for a route by its name or by its model. Raises ``ConfigError`` for what is no chat model or no kit, for a
+    ``ChatLLMKit`` of the same kit, and for unknown settings; warns of models that retry by themselves, or have
+    callbacks, which are not called: this model's are.
     """
 
     models: dict[str, BaseChatModel] = Field(repr=False, exclude=True)
@@ -62,10 +69,12 @@ class ChatLLMKit(OriginChatModel):
 
     def __init__(self, models: Mapping[str, BaseChatModel | str], kit: LLMKit, **settings: Any) -> None:
         _check_known(settings, type(self))
-        made = chat_models(models)
+        made, kit = chat_models(models), given_kit(kit)
+        _check_once(made, kit)
         warn_of_retries(made, stacklevel=2)
+        warn_of_callbacks(made, settings.get("callbacks"), stacklevel=2)
         settings.setdefault("output_version", common_output_version(list(made.values())))
-        super().__init__(**{"models": made, "kit": given_kit(kit), **settings})
+        super().__init__(**{"models": made, "kit": kit, **settings})
         self._backend, self._identity  # noqa: B018 - what is wrong with a model shows now
 
     # cached properties, as all calls read them, and what pydantic calls a private attribute takes 1.4 µs to read
@@ -188,6 +197,9 @@ class ChatLLMKit(OriginChatModel):
 
     # -- what it says of itself -------------------------------------------------------------------------------------
 
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return [("models", [*self.models]), *super().__repr_args__()]
+
     @property
     def _llm_type(self) -> str:
         return "llmkit"
@@ -239,6 +251,14 @@ class ChatLLMKit(OriginChatModel):
 def _check_known(settings: dict[str, Any], cls: type[BaseChatModel]) -> None:
     for name in settings.keys() - cls.model_fields.keys():
         raise ConfigError("there is no such setting", key=name, right=f"one of {', '.join(cls.model_fields)}")
+
+
+def _check_once(models: Mapping[str, BaseChatModel], kit: LLMKit) -> None:
+    """Refuse a ``ChatLLMKit`` of the same kit: a call would be two, and the inner one might wait for the outer."""
+    for name, model in models.items():
+        if isinstance(model, ChatLLMKit) and model.kit is kit:
+            what, right = "a ChatLLMKit of the same kit: it would count each call twice", "its models, in its place"
+            raise ConfigError(what, key=f"models.{name}", right=right)
 
 
 def _told(model: BaseChatModel) -> Mapping[str, Any]:

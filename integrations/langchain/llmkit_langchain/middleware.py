@@ -11,7 +11,7 @@ from llmkit_langchain.calls import Caller, caller_in, calling
 from llmkit_langchain.chat_model import ChatLLMKit
 from llmkit_langchain.targets import target_for
 from llmkit_plugins import ConfigError, LLMKit
-from llmkit_plugins.given import given_kit
+from llmkit_plugins.given import called, given_kit
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelCallResult, ModelRequest
@@ -21,6 +21,8 @@ except ImportError as error:
 
 _KNOWN = 32
 """How many models that come from elsewhere are remembered; an agent has a handful."""
+_OF_THE_RUN = ("callbacks", "metadata", "tags", "verbose")
+"""What LangChain reads of the model that it calls."""
 _NAMES = ("user", "user_id", "tenant")
 
 
@@ -60,14 +62,15 @@ class LLMKitMiddleware(AgentMiddleware[Any, Any, Any]):
         if isinstance(model, ChatLLMKit) and model.kit is self._kit:
             return model
         if not isinstance(model, BaseChatModel):
-            what, right = f"{type(model).__name__} is not a chat model", "a chat model, or models for the middleware"
+            what, right = f"{called(model)} is not a chat model", "a chat model, or models for the middleware"
             raise ConfigError(what, key="model", right=right)
         known = self._known.get(id(model))  # which keeps *model*, so that no other can have its id
         if known is None:
             if len(self._known) >= _KNOWN:
                 self._known.clear()
             told = cast("Mapping[str, Any]", model._get_ls_params())  # noqa: SLF001 - all a model says of itself
-            known = self._known[id(model)] = ChatLLMKit({target_for(self._kit, told).name: model}, self._kit)
+            name, own = target_for(self._kit, told).name, {key: getattr(model, key) for key in _OF_THE_RUN}
+            known = self._known[id(model)] = ChatLLMKit({name: model}, self._kit, **own)
         return known
 
 

@@ -9,27 +9,37 @@ from typing import Any, cast
 from langchain_core.language_models import BaseChatModel, ModelProfile
 
 from llmkit_plugins import ConfigError
+from llmkit_plugins.given import called
 
 
 def chat_models(models: Mapping[str, BaseChatModel | str]) -> dict[str, BaseChatModel]:
     """*models*, those given by name (``openai:gpt-4o-mini``) made, without retries of their own. Raises
     ``ConfigError``."""
+    right = '{"fast": ChatOpenAI(...), ...}'
+    if not isinstance(models, Mapping):
+        raise ConfigError(f"{called(models)} does not say which model has which name", key="models", right=right)
     if not models:
-        raise ConfigError("there is no model", key="models", right='{"fast": ChatOpenAI(...), ...}')
-    return {name: _chat_model(name, model) for name, model in models.items()}
+        raise ConfigError("there is no model", key="models", right=right)
+    return {_name(name): _chat_model(name, model) for name, model in models.items()}
+
+
+def _name(name: Any) -> str:
+    if isinstance(name, str) and name:
+        return name
+    raise ConfigError(f"{name!r} is not a name", key="models", right="a text: it is that of a target")
 
 
 def _chat_model(name: str, model: Any) -> BaseChatModel:
     if isinstance(model, BaseChatModel):
         return model
-    right = "a chat model, or a name such as 'openai:gpt-4o-mini'"
+    right = "a chat model with nothing around it, or a name such as 'openai:gpt-4o-mini'"
     if not isinstance(model, str):
-        raise ConfigError(f"{type(model).__name__} is not a chat model", key=f"models.{name}", right=right)
+        raise ConfigError(f"{called(model)} is not a chat model", key=f"models.{name}", right=right)
     try:
         from langchain.chat_models import init_chat_model
 
         return init_chat_model(model, max_retries=0)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # a provider's package has errors of its own: no key, a setting it does not take
         raise ConfigError(f"{model!r} cannot be made: {error}", key=f"models.{name}", right=right) from error
 
 
@@ -40,6 +50,17 @@ def warn_of_retries(models: Mapping[str, BaseChatModel], stacklevel: int) -> Non
         warnings.warn(
             f"{', '.join(retrying)}: max_retries is not 0, so the client itself retries within one attempt, which "
             "delays failover and hides errors from the plugins; pass max_retries=0",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def warn_of_callbacks(models: Mapping[str, BaseChatModel], heard: Any, stacklevel: int) -> None:
+    """Name the models with callbacks other than those *heard*: LangChain tells those of the model it calls."""
+    unheard = [name for name, model in models.items() if model.callbacks and model.callbacks != heard]
+    if unheard:
+        warnings.warn(
+            f"{', '.join(unheard)}: the callbacks of a model that a ChatLLMKit sends to are not called; "
+            "pass them to the ChatLLMKit",
             stacklevel=stacklevel + 1,
         )
 

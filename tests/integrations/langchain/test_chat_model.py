@@ -522,15 +522,35 @@ def test_models_by_name(kit, monkeypatch):
     ("models", "says"),
     [
         ({}, "models: there is no model"),
+        (None, "models: None does not say"),
+        ([FakeListChatModel(responses=["x"])], "models: list does not say"),
+        (FakeListChatModel(responses=["x"]), "models: FakeListChatModel does not say"),
+        ({1: FakeListChatModel(responses=["x"])}, "models: 1 is not a name"),
+        ({"": FakeListChatModel(responses=["x"])}, "models: '' is not a name"),
         ({"fast": 1}, "models.fast: int is not a chat model"),
+        ({"fast": FakeListChatModel}, "models.fast: the class FakeListChatModel is not a chat model"),
+        ({"fast": "openai:gpt-4o"}, "(?s)models.fast: 'openai:gpt-4o' cannot be made: .*OPENAI_API_KEY"),
         ({"fast": "no-such-provider:x"}, "models.fast: 'no-such-provider:x' cannot be made"),
     ],
 )
-def test_what_is_no_model(models, says, kit):
+def test_what_is_no_model(models, says, kit, monkeypatch):
     """What cannot be a model is refused by name, and the error says what can."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match=says) as caught:
         ChatLLMKit(models=models, kit=kit)
-    assert "chat model" in str(caught.value) or "ChatOpenAI" in str(caught.value)
+    assert any(right in str(caught.value) for right in ("chat model", "ChatOpenAI", "that of a target"))
+
+
+def test_kit_within_itself(model, kit):
+    """Its own kit would count each call twice, so that is refused; another one sees calls of its own."""
+    with pytest.raises(ConfigError, match=r"models\.a: a ChatLLMKit of the same kit"):
+        ChatLLMKit({"a": model}, kit)
+    assert ChatLLMKit({"a": model}, LLMKit()).invoke("hi").text == "one two three"
+
+
+def test_its_text_names_its_models(model):
+    """Who looks at it sees what it is over."""
+    assert repr(model).startswith("ChatLLMKit(models=['first', 'second']")
 
 
 def test_unknown_settings(kit):
@@ -547,3 +567,13 @@ def test_hidden_retries_are_named(retries, kit, first, chat_openai):
     with pytest.warns(UserWarning, match="^a: max_retries") as caught:
         ChatLLMKit(models=models, kit=kit)
     assert caught[0].filename == __file__
+
+
+def test_callbacks_that_are_not_called_are_named(kit):
+    """A model with callbacks of its own is named in a warning, unless they are the ``ChatLLMKit``'s too."""
+    callbacks = [BaseCallbackHandler()]
+    models = {"a": FakeListChatModel(responses=["x"], callbacks=callbacks), "b": FakeListChatModel(responses=["x"])}
+    with pytest.warns(UserWarning, match="^a: the callbacks") as caught:
+        ChatLLMKit(models, kit)
+    assert caught[0].filename == __file__
+    ChatLLMKit(models, kit, callbacks=callbacks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import llmkit_langchain
 import pytest
@@ -18,6 +18,7 @@ from langchain.agents.middleware import (
     wrap_model_call,
 )
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableLambda
@@ -378,6 +379,21 @@ async def test_identical_steps_of_agents_are_shared(kit, models, plugin, held, t
     assert len({id(state["messages"][-1]) for state in states}) == 5
     assert first.stats.requests == 1
     assert recorder.counts["request shared"] == 4
+
+
+def test_callbacks_of_the_agents_own_model(kit, recorder, first, chat_openai):
+    """What is set on the agent's model, callbacks and metadata, is heard as it is without the middleware."""
+
+    class Heard(BaseCallbackHandler):
+        texts: ClassVar[list[str]] = []
+
+        def on_llm_end(self, response, **_):
+            self.texts.append(response.generations[0][0].text)
+
+    model = chat_openai(first, "m", callbacks=[Heard()], metadata={"tenant": "t1"})
+    create_agent(model, [], middleware=[LLMKitMiddleware(kit)]).invoke(QUESTION)
+    assert Heard.texts == ["one two three"]
+    assert [call.tenant for call in recorder.calls] == ["t1"]
 
 
 def test_what_is_no_chat_model(kit):
