@@ -273,6 +273,14 @@ class TaskFlight(Flight["asyncio.Future[None]"]):
             log.append(chunk)
             if waiting:
                 wake()
+            if self.over:
+                self._heed()
+
+    def _heed(self) -> None:
+        """Stop where what said so was lost: Python 3.11's ``wait_for``, in the clients below, loses a cancellation that
+        comes at the same moment as a chunk."""
+        if self.task is not None and self.task.cancelling():
+            raise asyncio.CancelledError
 
     def news(self) -> asyncio.Future[None]:
         """To be awaited: something has happened."""

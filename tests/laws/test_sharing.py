@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from contextlib import aclosing, suppress
 from threading import Thread
 
 import pytest
 
 from llmkit_plugins import Ask, Call, Refused, Target, TimedOut, UpstreamLost
-from llmkit_plugins.testing import Failure, Last, Pause
+from llmkit_plugins.testing import Failure, Last, Pause, ScriptedBackend
 
 pytestmark = pytest.mark.usefixtures("collector")
 
@@ -129,6 +130,36 @@ def test_the_last_one_to_leave_stops_the_upstream(scene, share, awaited):
     assert stage.clock() == 1.0
     assert (call.attempts[0].outcome, call.attempts[0].kind) == ("cancelled", None)
     assert stage.backend.gone == 1
+
+
+def test_a_client_that_loses_a_cancellation(scene, share):
+    """What stops an upstream may be lost below it, as in Python 3.11's ``wait_for`` where a chunk comes at the same
+    moment: that chunk is the last one read."""
+
+    class Deaf(ScriptedBackend):
+        async def astream(self, call, attempt):
+            async with aclosing(super().astream(call, attempt)) as chunks:
+                while True:
+                    waiting = asyncio.ensure_future(anext(chunks, None))
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.shield(waiting)
+                    if (chunk := await waiting) is None:
+                        return
+                    yield chunk
+
+    stage = scene(share())
+    stage.backend = Deaf({"a": SLOWLY})
+    call = Call("hi")
+
+    async def scenario():
+        task = asyncio.create_task(stage.adrive("astream", call))
+        await asyncio.sleep(1.5)
+        task.cancel()
+        await asyncio.wait([task])
+        await asyncio.sleep(10)
+
+    stage.arun(scenario)
+    assert (call.outcome, call.attempts[0].outcome, call.attempts[0].finished) == ("cancelled", "cancelled", 2.0)
 
 
 def test_late_ones_replay_and_slow_ones_miss_nothing(scene, share):
