@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
+_ROUTE = "llmkit"
+"""Where the metadata of an answer says which way it came, and for whom it was made: a provider is not told."""
 _EMPTY: tuple[Any, ...] = ((), [])
 
 _EXACTLY: dict[type, Callable[[Any], Any]] = {
@@ -27,6 +29,17 @@ _EXACTLY: dict[type, Callable[[Any], Any]] = {
 }
 _serials: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _next_serial = count(1)
+
+
+class Layout(NamedTuple):
+    """How objects of one class are built."""
+
+    name: str
+    """The class."""
+    fields: tuple[str, ...]
+    """Those that may mean something to a provider."""
+    message: bool
+    """Whether they are LangChain's messages, or like them."""
 
 
 class Unknown(TypeError):
@@ -66,22 +79,24 @@ def plain_mapping(mapping: Mapping[Any, Any]) -> tuple[Any, ...]:
     return tuple(names), values
 
 
-def plain_object(value: Any, layout: tuple[str, tuple[str, ...]]) -> tuple[Any, ...]:
+def plain_object(value: Any, layout: Layout) -> tuple[Any, ...]:
     """An object of pydantic's as a tree, by the *layout* of its class."""
-    name, fields = layout
-    extra = value.__pydantic_extra__
-    return name, fields, plain_all(map(value.__dict__.get, fields)), plain_mapping(extra) if extra else None
+    name, fields, message = layout
+    values, extra = value.__dict__, value.__pydantic_extra__
+    if message and _ROUTE in (told := values.get("response_metadata") or ()):
+        values = {**values, "response_metadata": {word: told[word] for word in told if word != _ROUTE}}
+    return name, fields, plain_all(map(values.get, fields)), plain_mapping(extra) if extra else None
 
 
 @lru_cache(256)
-def layout_of(kind: type) -> tuple[str, tuple[str, ...]] | None:
-    """The name and the fields of a class of pydantic's; None for any other. LangChain's messages have an id each, which
-    says nothing."""
+def layout_of(kind: type) -> Layout | None:
+    """That of a class of pydantic's; None for any other. LangChain's messages have an id each, which says nothing."""
     fields = getattr(kind, "__pydantic_fields__", None)
     if fields is None or not hasattr(kind, "__pydantic_extra__"):
         return None
-    left_out = {"id"} if {"additional_kwargs", "response_metadata"} <= set(fields) else set()
-    return f"{kind.__module__}.{kind.__qualname__}", tuple(name for name in fields if name not in left_out)
+    message = {"additional_kwargs", "response_metadata"} <= set(fields)
+    names = tuple(name for name in fields if not (message and name == "id"))
+    return Layout(f"{kind.__module__}.{kind.__qualname__}", names, message)
 
 
 def identity(value: Any) -> tuple[int]:

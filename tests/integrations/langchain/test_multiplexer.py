@@ -1,10 +1,11 @@
-"""The multiplexer under LangChain: who says that a call is not to be shared or cached has a request of his own."""
+"""The multiplexer under LangChain: what is shared, and what is not."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
+from langchain_core.messages import HumanMessage
 from llmkit_langchain import ChatLLMKit
 
 from llmkit_plugins.plugins.multiplexer import MultiplexerPlugin
@@ -30,3 +31,13 @@ async def test_marked_calls(kit, first, chat_openai, streamed, metadata, request
     answers = await asyncio.gather(ask(), ask(metadata=metadata), ask(metadata=metadata))
     assert len(set(answers)) == 1
     assert first.stats.requests == requests
+
+
+async def test_what_follows_a_shared_answer(model, kit, first, held, together):
+    """Who goes on from a shared answer, whoever it was made for, goes on as one: the steps of equal agents are shared,
+    and not only the first."""
+    kit.register(MultiplexerPlugin())
+    answers = await together([model.ainvoke("hi") for _ in range(3)])
+    held.clear()
+    await together([model.ainvoke([HumanMessage("hi"), answer, HumanMessage("and?")]) for answer in answers])
+    assert first.stats.requests == 2

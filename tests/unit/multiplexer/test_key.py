@@ -55,6 +55,10 @@ class Message(BaseModel):
     id: str | None = None
 
 
+def answer(**told: Any) -> Message:
+    return Message(content="hi", response_metadata=told)
+
+
 class OtherMessage(Message):
     """What says who speaks by its class."""
 
@@ -86,8 +90,10 @@ class Item(BaseModel):
         (with_params(a=Point(1)), with_params(a=[1])),
         (key([Message(content="hi", id="1")]), key([Message(content="hi", id="2")])),
         (key([Message(content="hi", extra=1)]), key([Message(extra=1, content="hi")])),
+        (key([answer(id="r", llmkit={"shared": False})]), key([answer(id="r", llmkit={"shared": True})])),
+        (key([answer(llmkit={"shared": False})]), key([answer()])),
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_the_same_request(one: bytes, other: bytes) -> None:
     """Order, absent or None, and the type a text happens to have make no difference."""
@@ -167,6 +173,7 @@ ALL_DIFFERENT: dict[str, bytes] = {
     "object's text": key([Message(content="ho")]),
     "object's extra": key([Message(content="hi", extra=1)]),
     "object's kwargs": key([Message(content="hi", additional_kwargs={"x": 1})]),
+    "object's metadata": key([answer(id="r")]),
     "object of another class": key([OtherMessage(content="hi")]),
     "item": key([Item(type="item_reference", id="1")]),
     "other item": key([Item(type="item_reference", id="2")]),
