@@ -73,12 +73,6 @@ def calling(caller: Caller) -> AbstractContextManager[None]:
     return holding(_caller, caller)
 
 
-def caller_here() -> Caller:
-    """On whose behalf a call is made here: as the metadata of the chain says that is running, else the context."""
-    config = var_child_runnable_config.get() or {}
-    return caller_in(config.get("metadata") or {})
-
-
 def caller_in(metadata: Mapping[str, Any]) -> Caller:
     """Whom *metadata* names; where nobody, on whose behalf calls are made here."""
     known = _caller.get()
@@ -89,6 +83,16 @@ def caller_in(metadata: Mapping[str, Any]) -> Caller:
 
 
 _origin: ContextVar[Origin | None] = ContextVar("llmkit_langchain_origin", default=None)
+
+
+def caller_here() -> Caller:
+    """On whose behalf a call is made here: as the metadata says of the call under way, or else of the chain that is
+    running; where they name nobody, the context."""
+    origin = _origin.get()
+    if origin is not None:
+        return caller_in(origin.metadata)
+    config = var_child_runnable_config.get() or {}
+    return caller_in(config.get("metadata") or {})
 
 
 class Originating:

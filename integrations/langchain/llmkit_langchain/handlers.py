@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 from weakref import WeakSet
 
@@ -46,6 +46,10 @@ class _Handler(RunTreeHandler):
         self._runs = runs_of(kit)
         self._targets: dict[tuple[Any, Any], Target] = {}
         _say_what_it_cannot(kit)
+
+    def __deepcopy__(self, _: object) -> Self:
+        """Itself: a config that is copied, or a model, has the same calls under way."""
+        return self
 
     def _call(self, run_id: UUID, messages: Any, told: dict[str, Any], operation: str) -> tuple[Call, Target] | None:
         """The call that a run makes and where it goes; None where it is counted already."""

@@ -14,10 +14,10 @@ class LLMKitRateLimiter(BaseRateLimiter):
     """Lets a chat model ask *limiter* before each call: ``ChatOpenAI(rate_limiter=LLMKitRateLimiter(limiter))``.
 
     LangChain tells a limiter nothing of the call, so that limits count requests; *provider* and *model* are those given
-    here, the user and the tenant those of ``llmkit_context``, else of the metadata of the chain the model is in. It
-    waits in turn where the limiter does, and raises ``RateLimited`` over the limit, since LangChain calls the model
-    whatever a limiter returns. Raises ``ConfigError`` for what is no limiter, and where a limit is one of concurrency:
-    LangChain does not tell when a call ends.
+    here, the user and the tenant those of the metadata of the chain the model is in, or of the call where a
+    ``ChatLLMKit`` sends it, else those of ``llmkit_context``. It waits in turn where the limiter does, and raises
+    ``RateLimited`` over the limit, since LangChain calls the model whatever a limiter returns. Raises ``ConfigError``
+    for what is no limiter, and where a limit is one of concurrency: LangChain does not tell when a call ends.
     """
 
     def __init__(self, limiter: RateLimiter, *, provider: str | None = None, model: str | None = None) -> None:

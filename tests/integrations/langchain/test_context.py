@@ -11,7 +11,7 @@ from langchain_core.exceptions import ModelError
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langchain_core.tracers.context import _configure_hooks
-from llmkit_langchain import LLMKitRateLimiter, llmkit_context
+from llmkit_langchain import ChatLLMKit, LLMKitRateLimiter, llmkit_context
 
 from llmkit_plugins import ConfigError, Limit, LLMKit, RateLimited, RateLimiter, RateLimiterPlugin, hookimpl
 
@@ -129,6 +129,20 @@ async def test_the_limiter_knows_the_user_of_a_chain() -> None:
         await chain.ainvoke("hi", config=config)
     with pytest.raises(RateLimited):
         chain.invoke("hi", config=config)
+
+
+@pytest.mark.parametrize("mode", ["invoke", "stream"])
+def test_the_limiter_knows_the_user_of_a_routed_call(mode: str) -> None:
+    """Where a ``ChatLLMKit`` sends the call, it is the one of the call's own metadata, chain or none; who is over the
+    limit is served by the next model."""
+    limited = limited_model(RateLimiter([Limit(requests="1/min", per="user")]))
+    model = ChatLLMKit({"limited": limited, "other": FakeListChatModel(responses=["from the other"])}, LLMKit())
+
+    def answer(user: str) -> str:
+        said = getattr(model, mode)("hi", config={"metadata": {"user": user}})
+        return str(said.text) if mode == "invoke" else "".join(str(chunk.text) for chunk in said)
+
+    assert [answer(user) for user in ("ann", "ann", "bob")] == ["Hello.", "from the other", "Hello."]
 
 
 def test_the_limiter_waits_its_turn() -> None:

@@ -4,6 +4,7 @@ and ends once, however it ends, is in ``test_cells``."""
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import logging
 from uuid import uuid4
@@ -141,6 +142,14 @@ def test_several_handlers_of_a_kit_count_once(plain, kit, recorder):
     plain.invoke("hi", {"callbacks": [LLMKitCallbackHandler(kit)]})
     list(plain.stream("hi", {"callbacks": [LLMKitCallbackHandler(kit)]}))
     assert recorder.counts["request ok"] == recorder.counts["request"] == recorder.counts["attempt"] == 2
+
+
+def test_handler_in_a_copy(plain, kit, recorder):
+    """A config that is copied, as deep as can be, has the same handler."""
+    config = {"callbacks": [LLMKitCallbackHandler(kit)]}
+    plain.callbacks = copy.deepcopy(config)["callbacks"]
+    plain.invoke("hi", config)
+    assert recorder.counts["request ok"] == recorder.counts["request"] == 1
 
 
 @pytest.mark.parametrize(("mode", "handler"), [(mode, handler) for mode, where, handler in CASES if where == "bare"])
