@@ -34,12 +34,18 @@ class Form:
 
 
 def common_form(models: Sequence[BaseChatModel], schema: Any, kwargs: dict[str, Any]) -> Form | None:
-    """The form that all of *models* have of themselves; None where they differ."""
-    if len({type(model) for model in models}) > 1:
+    """The form that all of *models* have of themselves; None where they differ, or are strangers to each other: what
+    one of these reads an answer with may not read another's."""
+    if not _related(models):
         return None
     forms = [_form(model.with_structured_output(schema, **kwargs)) for model in models]
     first = forms[0]
     return first if first and all(form and form.bound == first.bound for form in forms) else None
+
+
+def _related(models: Sequence[BaseChatModel]) -> bool:
+    """Whether there is one class that all of *models* come from, as ``ChatOpenAI`` and ``AzureChatOpenAI`` do."""
+    return bool(set.intersection(*(set(type(model).__mro__) for model in models)) - set(BaseChatModel.__mro__))
 
 
 def _form(chain: Runnable[Any, Any]) -> Form | None:

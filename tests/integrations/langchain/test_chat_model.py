@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import RunnableBinding
+from langchain_openai import AzureChatOpenAI, ChatOpenAI
 from llmkit_langchain import ChatLLMKit
 from pydantic import BaseModel, Field
 
@@ -227,6 +228,34 @@ async def test_structured_output_is_native(include_raw, fails, model, first, sec
     if include_raw:
         assert answer["parsing_error"] is None
         assert answer["raw"].response_metadata["llmkit"]["target"] == ("second" if fails else "first")
+
+
+class Elsewhere(ChatOpenAI):
+    """OpenAI's models somewhere else."""
+
+
+class Stubborn(ChatOpenAI):
+    """Has a form of its own for structured output, though it comes from a class that has another."""
+
+    def with_structured_output(self, schema, **kwargs):
+        return super().with_structured_output(schema, method="function_calling")
+
+
+@pytest.mark.parametrize(("cls", "form"), [(Elsewhere, "response_format"), (Stubborn, "tools")])
+def test_structured_output_of_a_family(cls, form, kit, first, second, chat_openai):
+    """Models of two classes that come from one have the provider's own form too, if it is the same."""
+    first.fail_with(Fault("overloaded"))
+    models = {"here": chat_openai(first, "m-1"), "there": chat_openai(second, "m-2", cls=cls)}
+    assert isinstance(ChatLLMKit(models, kit).with_structured_output(Weather).invoke("hi"), Weather)
+    assert all(form in provider.requests[0].body for provider in (first, second))
+
+
+def test_structured_output_of_openai_and_azure(kit):
+    """The same models at two places, which is what people fail over between."""
+    azure = AzureChatOpenAI(model="m", api_key="k", azure_endpoint="http://x", api_version="2024-10-21", max_retries=0)
+    models = {"openai": ChatOpenAI(model="m", api_key="k", max_retries=0), "azure": azure}
+    chain: Any = ChatLLMKit(models, kit).with_structured_output(Weather)
+    assert "response_format" in chain.first.kwargs
 
 
 def test_structured_output_where_not_all_have_it(kit, first, chat_openai):
