@@ -100,7 +100,7 @@ class ProviderFailure(LLMKitError):
 
 
 class EmptyAnswer(ProviderFailure):
-    """A stream ended before it said anything."""
+    """A stream ended before it said anything, or there was nothing in a whole answer."""
 
 
 class TimedOut(ProviderFailure, TimeoutError):

@@ -17,7 +17,7 @@ from llmkit_langchain.routes import Route
 from llmkit_plugins import Attempt, Backend, Call, Response
 from llmkit_plugins.clock import Clock
 from llmkit_plugins.engine.sources import aclose, close
-from llmkit_plugins.errors import ErrorKind
+from llmkit_plugins.errors import EmptyAnswer, ErrorKind
 
 ROUTE_KEY = "llmkit"
 """Where ``response_metadata`` tells the route taken: ``target``, ``attempts`` and ``shared``."""
@@ -157,6 +157,8 @@ def _read(attempt: Attempt, chunk: ChatGenerationChunk, *, first: bool) -> bool:
 
 
 def _learned(attempt: Attempt, result: ChatResult) -> ChatResult:
+    if not result.generations:
+        raise EmptyAnswer("there is nothing in the answer")
     learn(attempt, result.generations[0], result.llm_output)
     for generation in result.generations:
         _tell_route(attempt, generation.message)

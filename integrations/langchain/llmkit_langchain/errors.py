@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from json import JSONDecodeError
 from typing import Any
@@ -103,7 +104,23 @@ def model_error_kind(error: BaseException) -> ErrorKind | None:
             return kind
     if isinstance(error, ModelError):
         return "server" if error.is_retryable else "bad_request"
-    return "server" if _unreadable(error) else None
+    return "server" if _unreadable(error) else _kind_told_in_answer(error)
+
+
+class _InAnswer(Exception):
+    """An error that came as the answer, with the status that it tells itself."""
+
+    def __init__(self, told: Mapping[str, Any]) -> None:
+        super().__init__(told["message"])
+        self.status_code = told.get("code")
+
+
+def _kind_told_in_answer(error: BaseException) -> ErrorKind | None:
+    """The kind of an error that a gateway sent with status 200: LangChain raises a ``ValueError`` of what it says."""
+    told = error.args[0] if isinstance(error, ValueError) and error.args else None
+    if not isinstance(told, Mapping) or "message" not in told:
+        return None
+    return kind_of(_InAnswer(told)) or "server"
 
 
 def _unreadable(error: BaseException) -> bool:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, cast
@@ -101,7 +101,7 @@ class Route:
         kwargs = self._kwargs(call, attempt)
         if self.model._should_stream(async_api=True, **{**kwargs, "stream": True}):
             return self.model._astream(call.messages, **kwargs)
-        return _alone((await self.agenerate(call, attempt)).generations[0])
+        return _chunked((await self.agenerate(call, attempt)).generations[:1])
 
     def _less_name(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         """*kwargs* without this route's own name, which is no model to the provider."""
@@ -160,8 +160,9 @@ def _takes_headers(model: BaseChatModel) -> bool:
     return not model.cache and any(cls.__module__.partition(".")[0] in _WITH_HEADERS for cls in type(model).__mro__)
 
 
-async def _alone(generation: ChatGeneration) -> AsyncIterator[ChatGenerationChunk]:
-    yield _as_chunk(generation)
+async def _chunked(generations: Sequence[ChatGeneration]) -> AsyncIterator[ChatGenerationChunk]:
+    for generation in generations:
+        yield _as_chunk(generation)
 
 
 def _as_chunk(generation: ChatGeneration) -> ChatGenerationChunk:

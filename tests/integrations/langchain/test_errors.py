@@ -19,6 +19,8 @@ from langchain_core.exceptions import (
     ModelRateLimitError,
     ModelTimeoutError,
 )
+from langchain_openai import ChatOpenAI
+from llmkit_langchain import ChatLLMKit
 from llmkit_langchain.errors import as_model_error, langchain_errors, model_error_kind
 
 from llmkit_plugins import (
@@ -130,7 +132,11 @@ def _unreadable(status):
         (openai.APIError("broke off", request=httpx.Request("POST", "http://x"), body=None), "server"),
         (_unreadable(200), "server"),
         (_unreadable(None), None),
+        (ValueError({"message": "slow down", "code": 429}), "rate_limit"),
+        (ValueError({"message": "maximum context length", "code": "400"}), "context_length"),
+        (ValueError({"message": "upstream failed", "code": "upstream"}), "server"),
         (ValueError("a bug"), None),
+        (ValueError({"a": "bug"}), None),
     ],
     ids=lambda part: type(part).__name__ if isinstance(part, Exception) else None,
 )
@@ -173,6 +179,22 @@ async def test_what_does_not_fail_over(mode, fault, model, ask, first, second, r
     assert not caught.value.is_retryable
     assert [attempt.kind for attempt in recorder.attempts] == [fault.kind]
     assert second.stats.requests == 0
+
+
+@pytest.mark.parametrize("said", [{"choices": []}, {"choices": None, "error": {"message": "failed", "code": 502}}])
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke", "stream", "astream"])
+async def test_answers_that_are_none_fail_over(mode, said, kit, ask, second, chat_openai, recorder):
+    """With status 200 a gateway may send an error, or nothing: the next provider answers."""
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"id": "1", "model": "m", **said}))
+    async with httpx.AsyncClient(transport=transport) as asynchronous:
+        with httpx.Client(transport=transport) as sync:
+            clients = {"http_client": sync, "http_async_client": asynchronous}
+            gateway = ChatOpenAI(
+                model="m-1", base_url="http://x", api_key="k", max_retries=0, disable_streaming=True, **clients
+            )
+            model = ChatLLMKit({"gateway": gateway, "second": chat_openai(second, "m-2")}, kit)
+            assert await ask(mode, model) == ["four five"]
+    assert [attempt.kind for attempt in recorder.attempts] == ["server", None]
 
 
 @pytest.mark.parametrize("fault", [Fault("empty"), Fault("malformed", after_chunks=0)], ids=lambda fault: fault.kind)
