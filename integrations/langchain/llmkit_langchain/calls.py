@@ -14,6 +14,7 @@ from langchain_core.outputs import Generation
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
+from llmkit_langchain.complaints import complain
 from llmkit_plugins import Attempt, Call, Usage
 from llmkit_plugins.call import new_id
 
@@ -130,15 +131,19 @@ def call_of(messages: Any, params: Mapping[str, Any], origin: Origin, model: str
 
 
 def learn(attempt: Attempt, generation: Generation, llm_output: Mapping[str, Any] | None = None) -> None:
-    """Write onto *attempt* what *generation*, a whole answer or the next chunk of one, tells of it."""
+    """Write onto *attempt* what *generation*, a whole answer or the next chunk of one, tells of it: as much as can be
+    read, since the answer is good all the same."""
     message = getattr(generation, "message", None)
-    if metadata := getattr(message, "usage_metadata", None):
-        _learn_usage(attempt, metadata)
-    elif message is None:
-        _learn_tokens(attempt, (llm_output or {}).get("token_usage"))
-    for told in (getattr(message, "response_metadata", None), generation.generation_info, llm_output):
-        if told:
-            _learn_end(attempt, told)
+    try:
+        if metadata := getattr(message, "usage_metadata", None):
+            _learn_usage(attempt, metadata)
+        elif message is None:
+            _learn_tokens(attempt, (llm_output or {}).get("token_usage"))
+        for told in (getattr(message, "response_metadata", None), generation.generation_info, llm_output):
+            if told:
+                _learn_end(attempt, told)
+    except (AttributeError, TypeError, ValueError):
+        complain("a model tells of its answer in a form that cannot be read: plugins do not hear of it")
 
 
 def finish_reason_of(told: Mapping[str, Any]) -> str | None:
@@ -154,11 +159,12 @@ def _learn_usage(attempt: Attempt, metadata: UsageMetadata) -> None:
     if metadata.get("total_cost") == 0:  # how LangChain marks what its cache answered: nobody was asked, nothing is due
         attempt.started, attempt.usage = None, Usage()
         return
-    usage = attempt.usage = attempt.usage or Usage()  # the chunks of a stream each tell a part
+    usage = attempt.usage or Usage()  # the chunks of a stream each tell a part
     usage.input_tokens += metadata.get("input_tokens") or 0
     usage.output_tokens += metadata.get("output_tokens") or 0
     usage.cached_tokens += (metadata.get("input_token_details") or {}).get("cache_read") or 0
     usage.reasoning_tokens += (metadata.get("output_token_details") or {}).get("reasoning") or 0
+    attempt.usage = usage
 
 
 def _learn_tokens(attempt: Attempt, tokens: Any) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 
+from llmkit_langchain.complaints import complain
 from llmkit_plugins import LLMKit
 
 
@@ -31,13 +32,16 @@ class RunTreeHandler(BaseCallbackHandler):
         **told: Any,
     ) -> None:
         name = told.get("name") or (serialized or {}).get("name")
-        self._tree.begin(str(run_id), None if parent_run_id is None else str(parent_run_id), name)
+        try:
+            self._tree.begin(str(run_id), None if parent_run_id is None else str(parent_run_id), name)
+        except Exception:  # of whoever processes spans; to LangChain it would be a refusal
+            complain("the span of a run could not begin")
 
     def _end_run(self, _: Any, *, run_id: UUID, **__: Any) -> None:
-        self._tree.end(str(run_id))
+        self._leave_tree(run_id)
 
     def _fail_run(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        self._tree.end(str(run_id), error)
+        self._leave_tree(run_id, error)
 
     on_chain_start: Any = _begin_run
     on_chain_end: Any = _end_run
@@ -54,6 +58,9 @@ class RunTreeHandler(BaseCallbackHandler):
         if parent_run_id is not None:
             self._tree.join(str(run_id), str(parent_run_id))
 
-    def _leave_tree(self, run_id: UUID) -> None:
-        """It ended."""
-        self._tree.end(str(run_id))
+    def _leave_tree(self, run_id: UUID, error: BaseException | None = None) -> None:
+        """A run ended, with *error* or well."""
+        try:
+            self._tree.end(str(run_id), error)
+        except Exception:
+            complain("the span of a run could not end")

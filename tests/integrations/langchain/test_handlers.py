@@ -16,8 +16,11 @@ from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from llmkit_langchain import AsyncLLMKitCallbackHandler, ChatLLMKit, LLMKitCallbackHandler
+from llmkit_langchain.complaints import complain
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from prometheus_client import CollectorRegistry
 
-from llmkit_plugins import CircuitOpen, LLMKit, RateLimited, Refused, Share, Target, Usage, Wait
+from llmkit_plugins import CircuitOpen, LLMKit, ObservabilityPlugin, RateLimited, Refused, Share, Target, Usage, Wait
 from llmkit_plugins.testing import ManualClock
 from llmkit_plugins.testing.fake_provider import Fault
 
@@ -142,6 +145,23 @@ def test_several_handlers_of_a_kit_count_once(plain, kit, recorder):
     plain.invoke("hi", {"callbacks": [LLMKitCallbackHandler(kit)]})
     list(plain.stream("hi", {"callbacks": [LLMKitCallbackHandler(kit)]}))
     assert recorder.counts["request ok"] == recorder.counts["request"] == recorder.counts["attempt"] == 2
+
+
+@pytest.mark.parametrize("event", ["on_start", "on_end"])
+def test_spans_that_cannot_be_made(event, plain, chain_of, monkeypatch, caplog):
+    """What fails where spans are processed is logged, once, and no chain fails of it."""
+
+    def fail(*_):
+        raise RuntimeError("no room")
+
+    complain.cache_clear()
+    tracers, processor = TracerProvider(), SpanProcessor()
+    monkeypatch.setattr(processor, event, fail)
+    tracers.add_span_processor(processor)
+    kit = LLMKit([ObservabilityPlugin(registry=CollectorRegistry(), tracer_provider=tracers)])
+    for _ in range(2):
+        chain_of(plain).invoke("hi", {"callbacks": [LLMKitCallbackHandler(kit)]})
+    assert len([record for record in caplog.records if record.message.startswith("the span of a run could not")]) == 1
 
 
 def test_handler_in_a_copy(plain, kit, recorder):

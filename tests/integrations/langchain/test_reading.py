@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, GenerationChunk
 from llmkit_langchain import ChatLLMKit, LangChainBackend
 from llmkit_langchain.calls import learn
+from llmkit_langchain.complaints import complain
 from pydantic import PrivateAttr
 
 from llmkit_plugins import Attempt, Target, Usage
@@ -90,6 +91,18 @@ def test_nonsense_is_passed_over(told):
     """What a provider tells in no form that anybody knows does no harm."""
     attempt = learned(chunk("x", told, response_metadata=told), llm_output=told)
     assert (attempt.headers, attempt.finish_reason, attempt.model, attempt.usage) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("usage", [7, [1], {"input_tokens": "5"}, {"input_token_details": {"cache_read": "x"}}])
+def test_nonsense_is_told_once(usage, caplog):
+    """Where what it tells cannot be read at all the answer is good all the same; the log says so, once."""
+    complain.cache_clear()
+    answer = ChatGeneration(message=AIMessage("x"))
+    answer.message.usage_metadata = usage
+    assert learned(answer).usage is learned(answer).usage is None
+    assert [record.message for record in caplog.records] == [
+        "a model tells of its answer in a form that cannot be read: plugins do not hear of it"
+    ]
 
 
 @pytest.mark.parametrize(
