@@ -151,8 +151,8 @@ def _timeout_setting(model: BaseChatModel) -> str | None:
 
 
 def _shorter(own: Any, seconds: float) -> float:
-    """*seconds*, or the model's *own* timeout where that is a shorter one."""
-    return min(own, seconds) if isinstance(own, int | float) else seconds
+    """*seconds*, or the model's *own* timeout where that is shorter; less than none is none, to some clients."""
+    return own if isinstance(own, int | float) and 0 < own < seconds else seconds
 
 
 def _takes_headers(model: BaseChatModel) -> bool:

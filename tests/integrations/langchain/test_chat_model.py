@@ -477,12 +477,18 @@ async def test_timeout_of_an_attempt_reaches_the_client(mode, model, ask, kit, p
 
 
 @pytest.mark.parametrize("mode", ["invoke", "ainvoke", "stream"])
-@pytest.mark.parametrize(("own", "passed"), [(0.2, {}), (None, {"timeout": 0.2}), (60, {"timeout": 0.2})])
-async def test_shorter_timeout_counts(own, passed, mode, ask, kit, plugin, first, second, chat_openai, recorder):
-    """A model that is set to wait less than an attempt may take waits less; so where the call says it."""
+@pytest.mark.parametrize(
+    "timeouts",
+    [(0.2, {}, 60), (None, {"timeout": 0.2}, 60), (60, {"timeout": 0.2}, 60), (60, {"timeout": -1}, 0.2)],
+    ids=["the model's", "the call's", "the call's, not the model's", "the attempt's"],
+)
+async def test_shorter_timeout_counts(timeouts, mode, ask, kit, plugin, first, second, chat_openai, recorder):
+    """A model that is set to wait less than an attempt may take waits less; so where the call says it. Less than none
+    is no timeout."""
+    own, passed, allowed = timeouts
 
     def patient(call):
-        call.timeout_seconds = 60
+        call.timeout_seconds = allowed
 
     first.slow_down(first_token_seconds=2)
     kit.register(plugin(pre_request=patient))
