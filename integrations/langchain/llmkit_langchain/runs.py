@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -21,6 +24,7 @@ class Runs:
 
     def __init__(self) -> None:
         self._handles: dict[UUID, Handle | None] = {}
+        self._watched: dict[UUID, tuple[asyncio.Task[Any], Callable[[Any], None]]] = {}
 
     def claim(self, run_id: UUID) -> bool:
         """Whether *run_id* is news. Who claims it opens it, or closes it where it was refused."""
@@ -32,6 +36,8 @@ class Runs:
     def open(self, run_id: UUID, handle: Handle) -> None:
         """*run_id* is told of through *handle* from now on."""
         self._handles[run_id] = handle
+        if asyncio._get_running_loop() is not None:  # noqa: SLF001 - to be told by an error takes eight times as long
+            self._watch(run_id)
         self._forget_ended()
 
     def get(self, run_id: UUID) -> Handle | None:
@@ -40,10 +46,30 @@ class Runs:
 
     def close(self, run_id: UUID) -> Handle | None:
         """The handle of *run_id*, for the last time."""
+        if (watched := self._watched.pop(run_id, None)) is not None:
+            task, left = watched
+            task.remove_done_callback(left)
         return self._handles.pop(run_id, None)
 
     def __len__(self) -> int:
         return len(self._handles)
+
+    def _watch(self, run_id: UUID) -> None:
+        """End *run_id* where the task that began it is cancelled: of an ``ainvoke`` LangChain does not tell that.
+
+        Other ends say nothing, as a stream may be read on by another task.
+        """
+        task = asyncio.current_task()
+        if task is None:
+            return
+
+        def left(task: asyncio.Task[Any]) -> None:
+            self._watched.pop(run_id, None)
+            if task.cancelled() and (handle := self.close(run_id)) is not None:
+                handle.cancel()
+
+        task.add_done_callback(left)
+        self._watched[run_id] = task, left
 
     def _forget_ended(self) -> None:
         """Drop the oldest runs whose lease has ended them: LangChain does not tell the end of every run."""

@@ -108,14 +108,34 @@ async def test_refused(mode, where, handler, asked, collected, recorder, kit, pl
     assert first.stats.requests == 0
 
 
-async def test_lease_ends_what_langchain_never_does(plain, cancel, recorder, plugin, first):
-    """A cancelled ``ainvoke`` is ended by its lease, when the next call begins."""
+@pytest.mark.parametrize("cls", [LLMKitCallbackHandler, AsyncLLMKitCallbackHandler])
+async def test_cancelled_task_ends_what_langchain_never_does(cls, plain, chain_of, cancel, kit, recorder, first):
+    """An ``ainvoke`` whose task is cancelled ends with it, though LangChain tells nobody; of many calls in one task
+    nothing is left but the one under way."""
+    handler = cls(kit)
+
+    async def three():
+        for _ in range(2):
+            await chain_of(plain).ainvoke("hi", {"callbacks": [handler]})
+        first.slow_down(first_token_seconds=60)
+        await chain_of(plain).ainvoke("hi", {"callbacks": [handler]})
+
+    await cancel(first, three(), 3)
+    assert (recorder.counts["request ok"], recorder.counts["request cancelled"]) == (2, 1)
+    assert not (recorder.open or kit.leases or handler._runs or handler._runs._watched)
+
+
+async def test_lease_ends_what_langchain_never_does(plain, recorder, plugin, first):
+    """An ``ainvoke`` that is cancelled within its task is ended by its lease, when the next call begins."""
     clock = ManualClock()
     kit = LLMKit([recorder], clock=clock, lease_seconds=60)
     handler = LLMKitCallbackHandler(kit)
     first.slow_down(first_token_seconds=60)
-    await cancel(first, plain.ainvoke("hi", {"callbacks": [handler]}))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await plain.ainvoke("hi", {"callbacks": [handler]})
     assert recorder.open
+    assert len(handler._runs) == 1
     clock.advance(61)
     first.heal()
     await plain.ainvoke("hi", {"callbacks": [handler]})
