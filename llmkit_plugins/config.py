@@ -70,7 +70,10 @@ class KitSettings(Settings):
         description="What becomes of a plugin's bug: logged, and the call goes on; or (for tests) raised.",
     )
     lease_seconds: float = Field(
-        default=600.0, gt=0, description="Seconds after which a call is ended that a framework began and never ended."
+        default=600.0,
+        gt=0,
+        description="Seconds after which a call is ended that a framework began and never ended; "
+        "a stream, after so long without a chunk.",
     )
 
     @field_validator("plugins")

@@ -34,8 +34,9 @@ class LLMKit:
 
     *plugins* are instances; their order is the order of the hooks. *clock* returns seconds and never goes backwards.
     *on_plugin_error* says what a plugin's bug does: ``"log"`` (logged once per hook, counted, the call goes on) or
-    ``"raise"`` (for tests). What a framework began and never ended is cancelled after *lease_seconds*. Raises
-    ``ConfigError`` for a plugin without hooks, with unknown or async ones, or for two targets of one name.
+    ``"raise"`` (for tests). What a framework began and never ended is cancelled after *lease_seconds* (of a stream:
+    without a chunk). Raises ``ConfigError`` for a plugin without hooks, with unknown or async ones, or for two targets
+    of one name.
     """
 
     def __init__(
@@ -276,7 +277,7 @@ class LLMKit:
                 return False
             self._closed = True
         self.flights.close()
-        self.leases.expire(float("inf"))
+        self.leases.close()
         return True
 
     def _close_plugins(self) -> None:

@@ -24,14 +24,16 @@ class Handle:
     ``finish``, ``fail`` and ``cancel``.
 
     It ends once, whoever ends it first; what comes after that is ignored. Where nobody does, its lease does, as
-    cancelled. While it runs, the framework's adapter writes what it learns onto ``attempt``.
+    cancelled; a stream that still brings chunks is not forgotten. While it runs, the framework's adapter writes what it
+    learns onto ``attempt``.
     """
 
-    __slots__ = ("_bugs", "_flow", "_leases", "_lock", "_relaying", "attempt", "call")
+    __slots__ = ("_bugs", "_flow", "_leases", "_lock", "_relaying", "_seen", "attempt", "call")
 
     def __init__(self, flow: Flow, call: Call, attempt: Attempt, leases: Leases, bugs: Bugs) -> None:
         self.call, self.attempt, self._bugs = call, attempt, bugs
         self._flow, self._leases, self._relaying = flow, leases, False
+        self._seen = 0
         self._lock = RLock()  # frameworks tell of one call from several threads
         leases.grant(self)
 
@@ -73,6 +75,15 @@ class Handle:
                 finally:
                     error.__traceback__ = traceback  # it is the framework's: no frame of ours
 
+    def expire(self) -> None:
+        """Its lease has run out: it ends, unless chunks have come since it was granted, and then there is another."""
+        with self._lock:
+            if self.attempt.chunks > self._seen and self._leases.end(self):
+                self._seen = self.attempt.chunks
+                self._leases.grant(self)
+                return
+        self.cancel()
+
     def cancel(self) -> None:
         """The caller went away."""
         with self._lock:
@@ -105,7 +116,7 @@ class Leases:
         return self.ends.pop(handle, None) is not None
 
     def expire(self, now: float) -> None:
-        """Cancel what has run out by *now*."""
+        """End what has run out by *now*."""
         while self.ends and now >= self._due:
             try:
                 oldest, ends = next(iter(self.ends.items()))
@@ -114,7 +125,12 @@ class Leases:
             if ends > now:
                 self._due = ends
                 return
-            oldest.cancel()
+            oldest.expire()
+
+    def close(self) -> None:
+        """Cancel whatever is open."""
+        for handle in list(self.ends):
+            handle.cancel()
 
 
 def hold(flow: Flow, call: Call, plan: Plan, leases: Leases, *, may_wait: bool) -> Handle:

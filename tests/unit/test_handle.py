@@ -313,6 +313,22 @@ def test_a_lease_that_runs_out(stage, way):
     assert young.outcome == "ok"
 
 
+def test_a_long_stream_is_not_forgotten(stage, way):
+    """While chunks come it goes on, however long; when they stop, its lease ends it."""
+    scene, call = stage(lease_seconds=10.0), Call(stream=True)
+    handle = scene.begin(way, call)
+    handle.first_chunk()
+    outcomes = []
+    for chunks in (1, 3, 0):
+        for _ in range(chunks):
+            handle.chunk("word")
+        scene.clock.advance(10.0)
+        scene.begin(way, Call()).finish()
+        outcomes.append(call.outcome)
+    assert outcomes == [None, None, "cancelled"]
+    assert handle.attempt.chunks == 5
+
+
 def test_each_lease_runs_out_in_its_time(stage, way):
     """Also where older ones have ended meanwhile, or ran out before it."""
     scene, calls = stage(lease_seconds=10.0), [Call() for _ in range(4)]
@@ -436,7 +452,7 @@ def test_threads_that_race_for_the_end(stage, in_threads):
                 start.wait(20.0)
                 how(handle)
 
-            ways = [*ENDS.values(), lambda handle: scene.kit.leases.expire(float("inf"))]
+            ways = [*ENDS.values(), lambda handle: scene.kit.leases.close()]
             random.Random(turn).shuffle(ways)
             assert in_threads(*[lambda how=how: end(how) for how in ways]) == [None] * 5
             assert call.outcome in ("ok", "error", "cancelled")

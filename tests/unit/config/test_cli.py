@@ -18,7 +18,7 @@ import pytest
 from llmkit_plugins import cli
 
 BROKEN = Path(__file__).parent / "broken"
-A_NUMBER = "a number: Seconds after which a call is ended that a framework began and never ended."
+A_NUMBER = "a number: Seconds after which a call is ended that a framework began and never ended"
 
 EXPECTED: dict[str, list[tuple[str | None, str, str]]] = {
     "key_twice": [
