@@ -68,19 +68,23 @@ class Flights:
     def seats(self) -> int:
         """How many callers sit at what is under way."""
         with self.lock:
-            return sum(flight.seats for flight in self.under_way)
+            return sum([flight.seats for flight in list(self.under_way)])
 
     def held_bytes(self) -> int:
         """Bytes of the chunks of what is under way, by estimate."""
         with self.lock:
-            return sum(flight.held_bytes() for flight in self.under_way)
+            return sum([flight.held_bytes() for flight in list(self.under_way)])
 
     def seal(self, key: Hashable) -> bool:
-        """Nobody joins the flights of *key* any more; who has a seat keeps it. Whether there was one."""
+        """Nobody joins the flights of *key* any more, and nobody is told when they land; who has a seat keeps it.
+        Whether there was one to join."""
         with self.lock:
-            sealed = [wide for wide in self.joinable if wide[0] == key]
+            for flight in list(self.under_way):
+                if flight.key[0] == key:
+                    flight.landed = None
+            sealed = [wide for wide in list(self.joinable) if wide[0] == key]
             for wide in sealed:
-                del self.joinable[wide]
+                self.joinable.pop(wide, None)
         return bool(sealed)
 
     def tasks(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[None]]:

@@ -388,6 +388,44 @@ def test_complete_request(stage, provider):
     assert provider.began == 2
 
 
+def test_complete_request_while_it_is_under_way(stage, provider):
+    """Its answer is kept for nobody who asks later, whether or not another could still have joined."""
+    stage, provider = stage(retain_seconds=60.0, max_age_seconds=1.0), provider("a", "b", "c", "d")
+
+    async def scenario():
+        readers = []
+        for _ in range(2):  # the second finds the first too old
+            readers.append(asyncio.ensure_future(stage.read(provider)))
+            await asyncio.sleep(1.5)
+        assert stage.multiplexer.complete_request(call())
+        await asyncio.gather(*readers)
+        await stage.read(provider)
+
+    stage.arun(scenario)
+    assert provider.began == 3
+
+
+def test_who_leaves_while_it_is_counted(stage, provider):
+    """A stream that the garbage collector ends in the middle of it is counted or not; the figures come all the same."""
+    stage, provider = stage(), provider
+
+    class Closes:
+        """Weighing it ends another stream, as any allocation might."""
+
+        def __sizeof__(self):
+            other.close()
+            return 1000
+
+    start = provider(Closes(), "b").stream_sync
+    other = stage.multiplexer.subscribe_sync(call(tenant="other"), provider("a", "b").stream_sync)
+    one = stage.multiplexer.subscribe_sync(call(), start)
+    next(other)
+    next(one)
+    assert stage.multiplexer.stats().bytes_held >= 1000
+    assert stage.multiplexer.stats().active_requests == 1
+    one.close()
+
+
 def test_why_alone():
     """One can ask why a call is not shared."""
     multiplexer = StreamingMultiplexer()
