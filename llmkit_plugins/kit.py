@@ -234,7 +234,7 @@ class LLMKit:
     def route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target]:
         """*targets* as the plugins leave them for the next attempt of *call*, best first; for backends that
         delegate."""
-        return route(self._plan, call, targets, {})
+        return route(self._plan, call, tuple(targets), {})  # which no hook can change in place
 
     def attempt(self, call: Call, target: Target, backend: Backend = _PLAIN, *, may_wait: bool = True) -> Handle:
         """Ask the plugins about one attempt of *call*, a call under way through a backend that delegates."""
