@@ -29,7 +29,8 @@ class Ask:
 
 @dataclass(slots=True)
 class Answer:
-    """Returned by ``pre_request``: *response* is the answer, nobody need be asked. *chunks* is its streamed form."""
+    """Returned by ``pre_request``: *response* is the answer, nobody need be asked. *chunks* is its streamed form, and
+    needed for a streamed call. Who gave it may give it again: each caller gets a copy."""
 
     response: Response
     chunks: Iterable[Any] = ()

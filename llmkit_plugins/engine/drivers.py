@@ -84,7 +84,7 @@ def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -
                                 attempt.chunks += 1
                 elif type(step) is Deliver:
                     yield from map(backend.copy, step.answer.chunks)
-                    value = True
+                    value = _own(step.answer.response, backend)
                 else:
                     value = perform(step, call, backend, plan, until)
                 resume = send
@@ -151,14 +151,18 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: U
                 elif type(step) is Deliver:
                     for chunk in step.answer.chunks:
                         yield backend.copy(chunk)
-                    value = True
+                    value = _own(step.answer.response, backend)
                 else:
                     value = await aperform(step, call, backend, plan, until)
                 resume = send
             except BaseException as error:
                 value = whose(error)
                 resume = thrower(flow, value)
-                await aclose(source)  # first the attempt inside it ends, then the call
+                try:
+                    await aclose(source)  # first the attempt inside it ends, then the call
+                except BaseException as gone:  # the caller left while it was closed: he is told of all the same
+                    value = whose(gone)
+                    resume = thrower(flow, value)
     except StopIteration:
         pass
     finally:
@@ -184,8 +188,8 @@ def perform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -
     if kind is Ask:
         return step.run()
     if kind is Deliver:
-        return _deliver(step.answer.response, backend)
-    raise TypeError(f"{step!r} is not a step")
+        return _own(step.answer.response, backend)
+    raise TypeError(f"an instance of {type(step).__name__} is not a step")
 
 
 async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -> Any:
@@ -214,8 +218,8 @@ async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: U
     if kind is Ask:
         return await step.arun()
     if kind is Deliver:
-        return _deliver(step.answer.response, backend)
-    raise TypeError(f"{step!r} is not a step")
+        return _own(step.answer.response, backend)
+    raise TypeError(f"an instance of {type(step).__name__} is not a step")
 
 
 def _copying(backend: Backend) -> Copy:
@@ -236,11 +240,10 @@ async def _tell_all(flight: Any, relay: Relay) -> None:
         await aclose(relay.source)  # first the attempt inside it ends, then the call
 
 
-def _deliver(response: Response, backend: Backend) -> bool:
-    """A whole answer; who gave it may give it again, so that the caller gets a copy."""
-    if response.raw is not None:
-        response.raw = backend.copy(response.raw)
-    return True
+def _own(response: Response, backend: Backend) -> Response:
+    """A copy of *response*, which whoever gave it may give again."""
+    raw = None if response.raw is None else backend.copy(response.raw)
+    return Response(raw, response.attempt, response.shared)
 
 
 def thrower(flow: Flow, error: BaseException) -> Callable[[Any], Any]:

@@ -184,5 +184,5 @@ async def _aperform(step: Any, call: Call, plan: Plan) -> Any:
 
 def _asking(step: Any) -> Ask:
     if type(step) is not Ask:
-        raise TypeError(f"{step!r} is not a step")
+        raise TypeError(f"an instance of {type(step).__name__} is not a step")
     return step

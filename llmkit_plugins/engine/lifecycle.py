@@ -35,7 +35,8 @@ a ``Seat`` where the caller gets another's answer, and:"""
 
 @dataclass(slots=True)
 class Deliver:
-    """To the driver: hand *answer* to the caller. It sends back whether it could."""
+    """To the driver: hand *answer* to the caller. It sends back what the call ended with, a response of its own: who
+    gave the answer may give it again."""
 
     answer: Answer
 
@@ -65,8 +66,8 @@ def request(plan: Plan, call: Call, flow: Flow) -> Flow:
     seat = None
     try:
         answer = (yield from consult(plan, plan.pre_request, call)) if plan.pre_request else None
-        if answer is not None and call.answerable and (yield Deliver(answer)):
-            response = answer.response
+        if answer is not None and call.answerable:
+            response = yield Deliver(answer)
         else:
             if call.share is not None and call.answerable:
                 seat = yield Join(call.share, flow)
@@ -119,6 +120,8 @@ def upstream(plan: Plan, call: Call, targets: Sequence[Target], backend: Backend
             try:
                 return (yield from attempt_at(plan, call, target, backend))
             except Refused as refusal:
+                if call.attempts[-1].first_chunk is not None:
+                    raise
                 dropped[target.name] = refusal
             except Exception as error:
                 last = call.attempts[-1]
@@ -194,17 +197,33 @@ def consult(plan: Plan, hooks: tuple[Hook, ...], call: Call, attempt: Attempt | 
             if type(said) is GeneratorType:
                 said = yield from said
             if type(said) is Answer and attempt is None:
+                _check_answer(said, call)
                 return said
             if type(said) is Share and attempt is None:
                 hash(said.key)  # what cannot be a key is this hook's bug
                 call.share = said
             elif said is not None:
-                raise TypeError(f"a hook may not return {said!r}")
+                raise TypeError(f"a hook may not return {_kind(said)}")
         except Refused:
             raise
         except Exception as bug:
             _contain(plan, who, bug, critical)
     return None
+
+
+def _check_answer(answer: Answer, call: Call) -> None:
+    """Raise ``TypeError`` where it is none that *call* could be given."""
+    if not isinstance(answer.response, Response):
+        raise TypeError(f"the response of an Answer may not be {_kind(answer.response)}")
+    if call.stream and call.answerable:
+        iter(answer.chunks)
+        if not answer.chunks:
+            raise TypeError("an Answer to a streamed call needs chunks")
+
+
+def _kind(value: Any) -> str:
+    """What *value* is, not what it says: that may be a prompt or an answer, and this is logged."""
+    return "None" if value is None else f"an instance of {type(value).__name__}"
 
 
 def route(plan: Plan, call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Sequence[Target]:

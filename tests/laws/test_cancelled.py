@@ -250,6 +250,49 @@ def test_timeouts_and_task_groups_of_the_caller(scene, sharing, awaited):
     assert stage.backend.gone == 3
 
 
+@pytest.mark.parametrize("broken", [False, True], ids=["left", "broken off"])
+def test_cancelled_while_the_providers_stream_is_closed(scene, broken):
+    """The end is told at once, even where somebody keeps the task and its error."""
+    stage = scene(script={"a": ["x", Failure("server")] if broken else ["x", Pause(60.0)]})
+
+    class Lingering:
+        """A stream that takes its time to close."""
+
+        def __init__(self, source):
+            self.source = source
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            return await anext(self.source)
+
+        async def aclose(self):
+            await self.source.aclose()
+            await asyncio.sleep(5.0)
+
+    opened = stage.backend.astream
+    stage.backend.astream = lambda call, attempt: Lingering(opened(call, attempt))
+
+    async def read():
+        stream = stage.kit.astream(Call("hi"), stage.backend)
+        async for _ in stream:
+            if not broken:
+                break
+        await stream.aclose()
+
+    async def scenario():
+        task = asyncio.create_task(read())
+        await asyncio.sleep(1.0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as kept:
+            await task
+        assert stage.counts["request cancelled"] == stage.counts["attempt cancelled"] == 1
+        return kept
+
+    stage.arun(scenario)
+
+
 def test_a_cancelled_call_raises_no_refusal(scene, plugin, awaited):
     """Between a refusal that is under way and the cancellation, the cancellation is what the caller sees."""
 

@@ -124,6 +124,8 @@ def yields_what_is_returned(call):
         {"pre_request": yields_what_is_returned},
         {"pre_request": lambda call: 42},
         {"pre_request": lambda call: Share(["unhashable"])},
+        {"pre_request": lambda call: Answer("no response")},
+        {"pre_request": lambda call: Answer(None)},
         {"pre_attempt": yields_nonsense},
         {"pre_attempt": lambda call: Answer(Response("no"))},
         {"pre_attempt": lambda call: Share("key")},
@@ -137,6 +139,41 @@ def test_nonsense(scene, plugin, sharing, mode, hooks):
     stage = scene(*sharing, plugin(**hooks))
     assert stage.drive(mode) == "abc"
     assert len(stage.kit.bugs) == 1
+
+
+@pytest.mark.parametrize("chunks", [(), [], None], ids=repr)
+def test_an_answer_without_chunks(scene, plugin, mode, chunks):
+    """It is none for who reads a stream, who would be told nothing: a provider is asked instead."""
+    stage = scene(plugin(pre_request=lambda call: Answer(Response("xyz"), chunks)))
+    streamed = "stream" in mode
+    assert stage.drive(mode) == ("abc" if streamed else "xyz")
+    assert len(stage.kit.bugs) == streamed
+
+
+SECRET = "sk-" + "secret"
+"""Spelled so that a traceback does not quote it."""
+
+
+def yields_a_secret(call):
+    yield SECRET
+
+
+@pytest.mark.parametrize(
+    "hooks",
+    [
+        {"pre_request": lambda call: SECRET},
+        {"pre_request": lambda call: Answer(SECRET)},
+        {"pre_request": yields_a_secret},
+        {"pre_attempt": lambda call: Answer(Response("x"), [SECRET])},
+        {"pre_attempt": yields_a_secret},
+    ],
+)
+def test_nonsense_is_not_shown(scene, plugin, mode, hooks, caplog):
+    """What a hook may not say can be a prompt or an answer: the log tells of what kind it is."""
+    stage = scene(plugin(**hooks))
+    assert stage.drive(mode) == "abc"
+    assert len(caplog.records) == 1
+    assert SECRET not in caplog.text
 
 
 def test_a_route_hook_may_return_any_iterable(scene, plugin, sharing, mode):
@@ -154,6 +191,13 @@ def test_a_route_hook_cannot_change_the_targets_in_place(scene, plugin, sharing,
     assert stage.drive(mode) == "abc"
     assert stage.backend.sent == {"a": 1}
     assert stage.backend.targets == stage.targets
+
+
+def test_a_frameworks_list_of_targets_is_its_own(scene, plugin):
+    """What a backend that delegates has the plugins order is not theirs to change."""
+    stage = scene(plugin(route=lambda targets: targets.clear()))
+    targets = list(stage.targets)
+    assert list(stage.kit.route(Call("hi"), targets)) == targets == stage.targets
 
 
 def test_a_wait_of_nonsense(scene, plugin, sharing, mode):

@@ -54,6 +54,17 @@ def test_a_first_chunk_that_says_nothing(scene, sharing, mode):
     assert stage.counts == FAILED_OVER
 
 
+@pytest.mark.parametrize("broken", [Failure("server"), RateLimited("of another kit")], ids=["failure", "refusal"])
+def test_no_failover_after_the_first_chunk_that_says_something(scene, sharing, streamed, broken):
+    """Whatever breaks a stream off, a refusal by what the backend asked itself included: the caller hears of it."""
+    stage = scene(*sharing, script={"a": ["x", broken]})
+    call = Call("hi")
+    with pytest.raises(type(broken)):
+        stage.drive(streamed, call)
+    assert stage.backend.sent == {"a": 1}
+    assert len(call.attempts) == 1
+
+
 def test_what_was_held_back_is_handed_over(scene, sharing, streamed):
     """The role chunk comes first once the stream has said something."""
     stage = scene(*sharing, script={"a": ["", "", "x"]})

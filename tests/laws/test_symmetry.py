@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from llmkit_plugins import Answer, Call, NoTarget, RateLimited, Response, Target, hookimpl
-from llmkit_plugins.testing import Failure
+from llmkit_plugins.testing import Failure, drive
 
 pytestmark = pytest.mark.usefixtures("collector")
 
@@ -88,6 +88,23 @@ def test_an_answer_from_a_plugin(scene, sharing, plugin, mode):
     assert call.outcome == "ok"
     assert not stage.last.counts
     assert not stage.backend.sent
+
+
+def test_an_answer_is_given_again(scene, plugin, mode):
+    """A plugin may return the same answer each time: what a caller does to his own reaches nobody else."""
+    answer = Answer(Response(["x"]), [["x"]])
+    stage = scene(plugin(pre_request=lambda call: answer))
+    stage.backend.copy = list
+    for _ in range(2):
+        call = Call("hi")
+        said = drive(stage.kit, call, stage.backend, mode)
+        if "stream" in mode:
+            (said,) = said
+        assert said == ["x"]
+        said.append("mine")
+        call.response.raw.append("mine")
+        call.response.shared = "mine"
+    assert (answer.response.raw, answer.response.shared, answer.chunks) == (["x"], None, [["x"]])
 
 
 def test_a_failure(scene, sharing, mode):
