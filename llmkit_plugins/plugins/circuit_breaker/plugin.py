@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PROMPT_TOKENS = 16
 """What the prompt of a whole answer counts for in its time per token: else a short answer would look slow."""
 
-Held = Sequence[tuple[CircuitBreaker, Permit | None]]
+Held = Sequence[tuple[CircuitBreaker, Permit]]
 
 
 class CircuitBreakerPlugin:
@@ -90,13 +90,14 @@ class CircuitBreakerPlugin:
 
     @hookimpl
     def llmkit_pre_attempt(self, call: Call, attempt: Attempt) -> None:
-        held: list[tuple[CircuitBreaker, Permit | None]] = []
+        held: list[tuple[CircuitBreaker, Permit]] = []
         attempt.state[self] = held
         for breaker in self._guards(attempt.target):
             permit = breaker.acquire()
             if permit is None and attempt.target not in call.state.get(self, ()):
                 raise CircuitOpen(breaker.name, breaker.retry_after())
-            held.append((breaker, permit))
+            # Who passes all the same holds no place: without a permit he would give back that of the oldest probe.
+            held.append((breaker, permit or Permit(breaker.circuit.epoch)))
         if call.stream:
             attempt.on_first_chunk = [*(attempt.on_first_chunk or ()), functools.partial(_begun, attempt, held)]
 

@@ -91,6 +91,22 @@ def test_never_all_targets_at_once(clock: ManualClock, mode: str) -> None:
     assert [(event.call, event.targets) for event in exhausted] == [(call, ("b",))]
 
 
+def test_who_passes_an_open_circuit_holds_no_place(clock: ManualClock) -> None:
+    """When he leaves, the place of a probe that is under way meanwhile stays taken."""
+    kit, plugin = kit_of(clock, A, B, half_open_requests=1)
+    plugin.breaker("a").force_open(5.0)
+    plugin.breaker("b").force_open(30.0)
+    passing = kit.stream(Call("hi"), ScriptedBackend())
+    next(passing)
+    clock.advance(5.0)
+    probe = plugin.breaker("a").acquire()
+    assert probe is not None
+    passing.close()
+    assert plugin.breaker("a").acquire() is None
+    plugin.breaker("a").release(probe)
+    assert plugin.breaker("a").acquire() is not None
+
+
 def test_what_somebody_opened_by_hand_stays_open(clock: ManualClock) -> None:
     """A target taken out for good is not used even where all others are open."""
     kit, plugin = kit_of(clock, A, B)
