@@ -12,7 +12,7 @@ from llmkit_plugins.call import Call, Target
 from llmkit_plugins.plugins.router.track import Track
 from llmkit_plugins.tokens import prompt_texts
 
-_MOST_PREFIXES = 10_000
+_MOST_PREFIXES = _MOST_SALTS = 10_000
 _SLACK = 1.25
 _ALWAYS = 4
 _MIX, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
@@ -54,7 +54,8 @@ class Affinity:
         """A call that begins like this was answered by *target*."""
         with self._lock:
             known = self._sent.pop(prefix, {})
-            self._sent[prefix] = {**known, target: now + self._cache_seconds}
+            lasting = {name: until for name, until in known.items() if now < until}
+            self._sent[prefix] = {**lasting, target: now + self._cache_seconds}
             while len(self._sent) > _MOST_PREFIXES:
                 del self._sent[next(iter(self._sent))]
 
@@ -76,6 +77,8 @@ class Affinity:
     def _distance(self, prefix: int, target: Target) -> float:
         salt = self._salts.get(target.name)
         if salt is None:
+            if len(self._salts) >= _MOST_SALTS:  # a backend may make its targets for each call
+                self._salts.clear()
             salt = self._salts[target.name] = _hash(target.name)
         mixed = ((prefix ^ salt) * _MIX) & _MASK
         mixed = ((mixed ^ (mixed >> 29)) * _MIX) & _MASK

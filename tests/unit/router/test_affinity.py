@@ -10,6 +10,7 @@ import pytest
 
 from llmkit_plugins import Call, Target, Usage
 from llmkit_plugins.plugins.router.affinity import Affinity
+from llmkit_plugins.plugins.router.track import Track
 
 SYSTEM = "You are a very helpful assistant. " * 200
 
@@ -145,6 +146,18 @@ def test_what_is_remembered_is_bounded() -> None:
     assert not affinity.cached_at(0, 1.0)
     assert affinity.cached_at(10_049, 1.0) == ["a"]
     assert len(affinity._sent) == 10_000
+
+
+def test_targets_that_come_and_go_are_forgotten() -> None:
+    """Where a backend makes its targets for each call, no beginning keeps all of them."""
+    affinity = Affinity(100, 300.0)
+    track = Track(0.5, 0.02, 10.0, 0.0)
+    for number in range(20_050):
+        target = Target(f"t{number}", "p", "m")
+        assert affinity.first(7, [0], [target], [track]) == 0
+        affinity.sent(7, target.name, float(number))
+    assert len(affinity._sent[7]) <= 301
+    assert len(affinity._salts) <= 10_000
 
 
 def test_any_form_of_prompt_begins_somehow() -> None:
