@@ -147,7 +147,7 @@ class Attempt:
         """Seconds from sending to the end, less the consumer's pauses; None where it was not sent or runs on."""
         if self.started is None or self.finished is None:
             return None
-        return self.finished - self.started - self.paused_seconds
+        return max(0.0, self.finished - self.started - self.paused_seconds)  # the difference of sums may be below 0
 
     @property
     def time_to_first_chunk(self) -> float | None:

@@ -90,6 +90,13 @@ def test_times_of_an_attempt(target):
     assert (attempt.duration, attempt.time_to_first_chunk) == (1.0, 0.5)
 
 
+def test_a_duration_is_never_below_zero():
+    """Pauses are added up one by one: rounding may make them longer than all of it."""
+    attempt = Attempt(1, Target("a", "p", "m"), started=0.0, finished=0.3)
+    attempt.paused_seconds = 0.1 + 0.2
+    assert attempt.duration == 0.0
+
+
 def test_a_response_of_ones_own(target):
     """It costs what its attempt cost, and tells the model that answered, by the provider's word where it said."""
     attempt = Attempt(1, target, usage=Usage(1_000_000, 0), finish_reason="stop")
