@@ -281,6 +281,28 @@ def test_the_number_of_targets_is_bounded(clock):
             },
             [("requests", 3, None, 1)],
         ),
+        (
+            {
+                "date": "Mon, 23 Nov 2026 12:00:00 GMT",
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-limit-requests": "100",
+                "x-ratelimit-reset-requests": "1795435230",
+                "x-ratelimit-remaining-tokens": "9",
+                "x-ratelimit-reset-tokens": "1795435230000",
+            },
+            [("requests", 0, 100, 30), ("tokens", 9, None, 30)],
+        ),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1795435230"}, []),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "inf"}, []),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "9" * 400 + "s"}, []),
+        (
+            {
+                "date": "Mon, 23 Nov 2026 12:00:00 GMT",
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "1e300",
+            },
+            [],
+        ),
     ],
 )
 def test_headers_are_read(headers, said):
