@@ -14,6 +14,7 @@ MEASURED = "prompt_chars"
 """Where in ``call.state`` the characters of its prompt are, once somebody has counted them."""
 
 _MAX_DEPTH = 8
+_ENDLESS = 1e12
 _BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
@@ -68,9 +69,9 @@ def prompt_texts(messages: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
 
 
 def max_output_tokens(params: Mapping[str, Any]) -> float | None:
-    """The bound on the answer that *params* set, by any of its usual names."""
+    """The bound on the answer that *params* set, by any of its usual names; None where it is no number from 0 on."""
     for name in _BOUNDS:
         bound = params.get(name)
         if bound is not None:
-            return float(bound) if isinstance(bound, int | float) else None
+            return float(min(bound, _ENDLESS)) if isinstance(bound, int | float) and bound >= 0 else None
     return None

@@ -102,16 +102,19 @@ class RateLimiterPlugin:
             if ticket is not None:
                 ticket.refund()
             return
-        if (ticket is not None and ticket.amounts) or (of_caller is not None and of_caller.amounts):
-            spent = _spent(attempt, priced=self.limiter.counts_money)
+        try:
+            if (ticket is not None and ticket.amounts) or (of_caller is not None and of_caller.amounts):
+                spent = _spent(attempt, priced=self.limiter.counts_money)
+                if ticket is not None:
+                    _settle(ticket, spent)
+                if of_caller is not None and spent is not NOTHING:
+                    _settle(of_caller, spent)
             if ticket is not None:
-                _settle(ticket, spent)
-            if of_caller is not None and spent is not NOTHING:
-                _settle(of_caller, spent)
-        if ticket is not None:
-            limited = attempt.kind == "rate_limit"
-            ticket.answered(attempt.headers, at=attempt.first_chunk, refused=limited, retry_after=attempt.retry_after)
-            ticket.release()
+                limited, wait = attempt.kind == "rate_limit", attempt.retry_after
+                ticket.answered(attempt.headers, at=attempt.first_chunk, refused=limited, retry_after=wait)
+        finally:  # whatever a backend wrote there as usage or headers
+            if ticket is not None:
+                ticket.release()
 
     @hookimpl
     def llmkit_post_response(self, call: Call, response: Response) -> None:

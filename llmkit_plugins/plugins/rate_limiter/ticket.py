@@ -43,11 +43,18 @@ class Books:
         found = False
         with self.lock:
             now = self.clock()
-            while (oldest := next(iter(self.leases), None)) is not None and oldest.leased_until <= now:
+            while (oldest := self._oldest()) is not None and oldest.leased_until <= now:
                 oldest.release()
                 self.leases.pop(oldest, None)
                 found = True
         return found
+
+    def _oldest(self) -> Ticket | None:
+        while True:
+            try:
+                return next(iter(self.leases), None)
+            except RuntimeError:  # who takes a permit holds no lock: another thread has begun a lease just then
+                continue
 
 
 class Ticket:

@@ -55,6 +55,27 @@ def test_time_alone_brings_no_permit_back_before_its_lease_ends(limiter, clock):
     assert limiter.acquire("p")
 
 
+def test_leases_that_change_meanwhile(limiter):
+    """Who takes a permit holds no lock: a lease that begins while the oldest is looked for does not disturb."""
+
+    class RacingOnce(dict):
+        raced = False
+
+        def __iter__(self):
+            if not self.raced:
+                self.raced = True
+                raise RuntimeError("dictionary changed size during iteration")
+            return super().__iter__()
+
+    limiter._books.leases = RacingOnce()
+    for _ in range(2):
+        limiter.acquire("p")
+    with pytest.raises(RateLimited):
+        limiter.acquire("p")
+    assert limiter._books.leases.raced
+    assert len(limiter._books.leases) == 2
+
+
 def test_a_refusal_on_concurrency_burns_no_request(clock):
     """Where there is no permit, neither requests nor tokens are charged."""
     limits = [Limit(requests="2/min", per=("user",)), Limit(concurrency=1, per=("user",))]

@@ -45,6 +45,11 @@ def test_a_prompt_that_contains_itself_has_an_end():
         ({"max_tokens": 5}, 5),
         ({"max_completion_tokens": 7, "max_tokens": 9}, 7),
         ({"max_tokens": "x"}, None),
+        ({"max_tokens": 0}, 0),
+        ({"max_tokens": -1}, None),
+        ({"max_tokens": float("nan")}, None),
+        ({"max_tokens": float("inf")}, 1e12),
+        ({"max_tokens": 10**400}, 1e12),
     ],
 )
 def test_the_bound_of_an_answer(params, bound):

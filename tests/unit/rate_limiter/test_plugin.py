@@ -73,6 +73,25 @@ def test_the_fourth_request_of_a_user_is_refused_with_the_wait(clock: ManualCloc
     send(kit, mode, user="ann")
 
 
+@pytest.mark.parametrize("asked", [-(10**12), -1, float("nan"), 10**400], ids=["deep", "-1", "nan", "huge"])
+def test_a_bound_of_nonsense_locks_nobody_out(clock: ManualClock, mode: str, asked: Any) -> None:
+    """A ``max_tokens`` that no provider would take neither fills a limit nor leaves a debt when it has failed."""
+    kit = kit_of(clock, Limit(tokens="1000/min", per="provider"))
+    with pytest.raises(Failure):
+        send(kit, mode, ScriptedBackend({"a": [Failure("bad_request")]}), params={"max_tokens": asked})
+    send(kit, mode)
+    assert not kit.bugs
+
+
+def test_a_permit_comes_back_whatever_usage_is(clock: ManualClock, mode: str) -> None:
+    """A backend that writes what is no usage has a bug, and the next call its permit."""
+    kit = kit_of(clock, Limit(concurrency=1, tokens="1000/min", per="provider"))
+    nonsense: Any = Usage("many", "more")  # type: ignore[arg-type]
+    for _ in range(2):
+        send(kit, mode, ScriptedBackend(default=[Last("x", usage=nonsense)]))
+    assert kit.bugs == {"rate_limiter.llmkit_post_attempt": 2}
+
+
 def test_the_third_waits_its_turn(clock: ManualClock, mode: str) -> None:
     """Over the limit a call waits exactly as long as it has to, and then goes through."""
     kit = kit_of(clock, Limit(requests="1/s", per="user", burst=2), on_limit="wait")
