@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from operator import attrgetter
@@ -70,13 +70,15 @@ class Limit:
     """What errors and metrics call it; by itself, what it says."""
 
     def __post_init__(self) -> None:
-        per = (self.per,) if isinstance(self.per, str) else tuple(self.per)
-        object.__setattr__(self, "per", per)
-        for key, names in (("per", per), ("match", self.match)):
-            for name in names:
-                _check_key(key, name)
+        per = (self.per,) if isinstance(self.per, str) else self.per
+        if not _texts(per):
+            raise ConfigError(f"{per!r} is not valid", key="per", right='a list of keys, as in ["user"]')
+        object.__setattr__(self, "per", tuple(per))
+        for name in per:
+            _check_key("per", name)
+        self._check_match()
         rates = self.rates()
-        if self.concurrency is not None and (isinstance(self.concurrency, bool) or self.concurrency < 1):
+        if self.concurrency is not None and (type(self.concurrency) is not int or self.concurrency < 1):
             raise ConfigError(
                 f"{self.concurrency!r} is not valid", key="concurrency", right="a whole number, at least 1"
             )
@@ -87,6 +89,14 @@ class Limit:
                 f"it is not clear which of {', '.join(rates)} it is of" if rates else "there is no rate it could be of"
             )
             raise ConfigError(what, key="burst", right="a limit of its own for the rate that has a burst")
+
+    def _check_match(self) -> None:
+        if not isinstance(self.match, Mapping):
+            raise ConfigError(f"{self.match!r} is not valid", key="match", right='a table, as in { model = "gpt-4o*" }')
+        for name, value in self.match.items():
+            _check_key("match", name)
+            if not isinstance(value, str) and not (value and _texts(value)):
+                raise ConfigError(f"{value!r} is not valid", key=f"match.{name}", right="a text, or a list of texts")
 
     @classmethod
     def per_provider(cls) -> Limit:
@@ -139,6 +149,10 @@ class Limit:
             return None if None in values else values[0] if len(values) == 1 else values
 
         return key
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, Collection) and all(isinstance(text, str) for text in value)
 
 
 def _check_key(where: str, name: str) -> None:

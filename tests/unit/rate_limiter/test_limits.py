@@ -75,6 +75,13 @@ def test_requests_are_not_paid_in_dollars():
         ({"requests": "1/s", "burst": 0}, "burst", "above 0"),
         ({"concurrency": 0}, "concurrency", "at least 1"),
         ({"concurrency": True}, "concurrency", "at least 1"),
+        ({"concurrency": 1.5}, "concurrency", "a whole number"),
+        ({"requests": "1/s", "per": 3}, "per", "a list of keys"),
+        ({"requests": "1/s", "per": ["user", 3]}, "per", "a list of keys"),
+        ({"requests": "1/s", "match": "gpt-4o"}, "match", "a table"),
+        ({"requests": "1/s", "match": {"model": 3}}, "match.model", "a list of texts"),
+        ({"requests": "1/s", "match": {"model": ["gpt-4o", 3]}}, "match.model", "a list of texts"),
+        ({"requests": "1/s", "match": {"model": []}}, "match.model", "a list of texts"),
     ],
 )
 def test_what_makes_no_sense_is_an_error(settings, key, right):
