@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from llmkit_plugins.plugins.observability.text import writable
+
 log = logging.getLogger("llmkit")
 
 Redact = Callable[[str], str]
@@ -64,7 +66,7 @@ class Content:
                 written[-1]["finish_reason"] = finish_reason
             if left.characters <= 0:
                 break
-        return json.dumps(written, ensure_ascii=False)
+        return writable(json.dumps(written, ensure_ascii=False))
 
 
 class Heard:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from threading import Lock, RLock
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+from llmkit_plugins.plugins.observability.text import writable
+
 Kind = Literal["counter", "gauge", "histogram"]
 Relay = Callable[..., Any]
 """Told each amount as it comes, or each value and how many times if not once, in the thread of the call: for exporters
@@ -219,7 +221,10 @@ class Children(dict[str, Child], Generic[Child]):
 
 
 class Bounded:
-    """The label values seen so far, at most *limit* combinations; whatever comes later overflows."""
+    """The label values seen so far, at most *limit* combinations; whatever comes later overflows.
+
+    A value that cannot be written is replaced: it would spoil the whole of ``/metrics``.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -230,7 +235,10 @@ class Bounded:
         """*values*, or as many overflow labels."""
         if values in self._known:
             return values
+        values = tuple([writable(value) for value in values])
         with self._admitting:
+            if values in self._known:
+                return values
             if len(self._known) >= self._limit:
                 return (OVERFLOW,) * len(values)
             self._known.add(values)

@@ -11,6 +11,7 @@ from typing import Any
 from llmkit_plugins.call import Call
 from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReached
 from llmkit_plugins.plugins.observability.instruments import Bounded
+from llmkit_plugins.plugins.observability.text import writable
 
 request_log = logging.getLogger("llmkit.request")
 """One record at INFO for each request, its facts in ``record.llmkit``."""
@@ -77,4 +78,4 @@ class JSONFormatter(logging.Formatter):
         told.update(getattr(record, "llmkit", {}))
         if record.exc_info:
             told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told, ensure_ascii=False, default=str)
+        return writable(json.dumps(told, ensure_ascii=False, default=str))

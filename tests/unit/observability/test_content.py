@@ -149,3 +149,10 @@ def test_the_arguments_of_tools_are_redacted_and_cut_too():
     content = Content(15, lambda text: text.replace("Rome", "***"))
     (answer,) = json.loads(content.answer(AIMessage("", tool_calls=[LANGCHAIN_CALL, LANGCHAIN_CALL])) or "")
     assert [part["arguments"] for part in answer["parts"]] == ['{"city": "***"}', "…"]
+
+
+def test_what_cannot_be_written_is_escaped():
+    """Half of an emoji, as truncated prompts have it, is written as JSON does: exporters could not encode it."""
+    written = Content(100).prompt("hi \ud83d")
+    assert written.encode()
+    assert json.loads(written)[0]["parts"][0]["content"] == "hi \ud83d"

@@ -130,3 +130,10 @@ def test_records_as_json(make_kit, records, plugin):
     assert (told["error_type"], told["target"], told["cost_usd"]) == ("RateLimited", None, 0)
     error = logging.LogRecord("x", logging.ERROR, "f", 1, "broke: %s", ("it",), (ValueError, ValueError("v"), None))
     assert json.loads(JSONFormatter().format(error))["exception"] == "ValueError: v"
+
+
+def test_json_that_can_be_written():
+    """Half of an emoji is written as JSON has it: a handler could not encode it otherwise."""
+    line = JSONFormatter().format(logging.LogRecord("x", logging.INFO, "f", 1, "model \ud83d", (), None))
+    assert line.encode()
+    assert json.loads(line)["message"] == "model \ud83d"

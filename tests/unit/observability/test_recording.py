@@ -8,6 +8,7 @@ from contextlib import suppress
 from unittest.mock import patch
 
 import pytest
+from prometheus_client import generate_latest
 
 from llmkit_plugins import (
     Answer,
@@ -276,6 +277,21 @@ def test_names_that_users_choose_are_bounded(make_kit, value, plugin):
     count = "llmkit_request_duration_seconds_count"
     assert value(count, provider="none", model="model-0", outcome="refused") == 1
     assert value(count, provider=OVERFLOW, model=OVERFLOW, outcome="refused") == 17
+
+
+@pytest.mark.parametrize(("asked", "label"), [("gpt-\ud83d", "gpt-\\ud83d"), (7, "7")])
+def test_names_that_cannot_be_written(make_kit, registry, value, plugin, asked, label):
+    """They are replaced: one call for half of an emoji, or for no text, does not spoil ``/metrics`` for all others."""
+
+    def refuse(call):
+        raise Refused("no")
+
+    kit = make_kit(plugin(pre_request=refuse))
+    for _ in range(2):
+        with pytest.raises(Refused):
+            kit.call(Call("hi", model=asked), ScriptedBackend())
+    assert value("llmkit_request_duration_seconds_count", provider="none", model=label, outcome="refused") == 2
+    assert generate_latest(registry)
 
 
 @pytest.mark.parametrize("mode", MODES)
