@@ -143,7 +143,7 @@ class Limit:
         def key(facts: Facts) -> Hashable | None:
             for get, matches in asked:
                 value = get(facts)
-                if value is None or not matches(value):
+                if value is None or not matches(str(value)):
                     return None
             values = tuple([get(facts) for get in parts])
             return None if None in values else values[0] if len(values) == 1 else values

@@ -131,6 +131,13 @@ def test_under_which_key_a_call_is_counted(limit, key):
     assert limit.key()(facts) == key
 
 
+def test_a_key_that_is_no_text_is_matched_as_one():
+    """Whoever numbers his users is limited like anybody."""
+    facts = Facts(user=42)
+    assert Limit(requests="1/s", per=("user",), match={"user": "4*"}).key()(facts) == 42
+    assert Limit(requests="1/s", per=("user",), match={"user": "7"}).key()(facts) is None
+
+
 def test_titles_say_what_they_limit():
     """A limit is called what it says, or by its name, with what it counts where that is several things."""
     limit = Limit(requests="60/min", tokens="90_000/min", per=("user", "model"))
