@@ -63,4 +63,4 @@ class Case:
 def expected_tokens(call: Call, habit: Habit) -> float:
     """How long the answer to *call* will be: as usual, or as long as it may be."""
     bound = max_output_tokens(call.params)
-    return habit.output_tokens if bound is None or bound > habit.output_tokens else max(bound, 0.0)
+    return habit.output_tokens if bound is None or bound > habit.output_tokens else bound

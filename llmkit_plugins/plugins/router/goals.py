@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
@@ -54,7 +55,7 @@ class Goals:
         """Whether *target* may be considered."""
         if self.only is not None and target.name not in self.only:
             return False
-        return not self.tags or self.tags <= set(target.metadata.get("tags", ()))
+        return not self.tags or self.tags <= _names(target.metadata.get("tags") or ())
 
 
 class Aims:
@@ -87,7 +88,7 @@ class Aims:
         mode = given.pop("optimize_for", self._asked)
         for name in ("only", "tags"):
             if name in given:
-                given[name] = frozenset([given[name]] if isinstance(given[name], str) else given[name])
+                given[name] = _names(given[name])
         usual = {
             name: getattr(self.usual, name) for name in ("max_latency_seconds", "max_cost_usd", "min_success_rate")
         }
@@ -113,7 +114,12 @@ class Aims:
             log.warning("metadata %r of a call makes no sense to the router and is ignored", what)
 
 
-def _number(above: float, below: float = float("inf")) -> Callable[[Any], bool]:
+def _names(told: str | Iterable[str]) -> frozenset[str]:
+    """One name or several."""
+    return frozenset([told] if isinstance(told, str) else told)
+
+
+def _number(above: float, below: float = sys.float_info.max) -> Callable[[Any], bool]:
     def check(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and above < value < below
 

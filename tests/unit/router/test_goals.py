@@ -10,7 +10,11 @@ import pytest
 from llmkit_plugins import Call, NoTarget
 
 PRICES = {"a": (5.0, 20.0), "b": (1.0, 4.0), "c": (0.1, 0.4)}
-OPTIONS = {"a": {"metadata": {"tags": ["eu", "gpu"]}}, "b": {"metadata": {"tags": ["eu"]}}}
+OPTIONS = {
+    "a": {"metadata": {"tags": ["eu", "gpu"]}},
+    "b": {"metadata": {"tags": "eu"}},
+    "c": {"metadata": {"tags": None}},
+}
 
 
 def call(**wanted: Any) -> Call:
@@ -64,6 +68,7 @@ def test_where_no_target_will_do_it_is_said(cheap_c, wanted: dict[str, Any]) -> 
         {"max_latency_seconds": -1},
         {"max_latency_seconds": float("nan")},
         {"max_cost_usd": True},
+        {"max_cost_usd": 10**400},
         {"min_success_rate": 99},
         {"only": 7},
         {"tags": [7]},
