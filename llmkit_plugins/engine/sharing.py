@@ -48,8 +48,7 @@ class Flights:
     def _board(self, key: Key, share: Share, call: Call, kind: Any, source: Any) -> Any:
         if key in inside.get():  # a hook of this very upstream is calling: it would wait for itself
             return None, False
-        self.lock.acquire()  # half the price of ``with``, and every caller pays it
-        try:
+        with self.lock:  # and not its ``acquire``, after which Ctrl-C could leave it held for ever
             flight = self.joinable.get(key)
             new = flight is None or not flight.admits(share)
             if flight is None or new:
@@ -62,8 +61,6 @@ class Flights:
                 self.joined += 1
                 flight.board(call)
             return flight, new
-        finally:
-            self.lock.release()
 
     def seats(self) -> int:
         """How many callers sit at what is under way."""
