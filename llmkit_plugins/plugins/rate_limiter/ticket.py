@@ -173,15 +173,16 @@ class Ticket:
         with books.lock:
             if not self.held:
                 return
-            self.held = False
             if self.shared is not None:
                 self.shared.release()
-            books.leases.pop(self, None)
             seconds = books.clock() - (self.leased_until - books.lease_seconds)
             for level, key in zip(self.plan.levels[: self.plan.permits], self.keys, strict=False):
                 level.table.shift(key, -1.0, 0.0)
                 if self.queueing is None:
                     level.held_seconds += (seconds - level.held_seconds) / 8
+            # Last: where Ctrl-C comes in between, the lease gives them back.
+            self.held = False
+            books.leases.pop(self, None)
 
     def refund(self) -> None:
         """Give everything back, the request itself included. A waiter gives its place to those behind it."""

@@ -76,6 +76,23 @@ def test_leases_that_change_meanwhile(limiter):
     assert len(limiter._books.leases) == 2
 
 
+def test_interrupted_while_it_gives_back(limiter, clock, monkeypatch):
+    """Where Ctrl-C comes while permits are given back, they are not lost: their lease goes on."""
+    first, second = limiter.acquire("p"), limiter.acquire("p")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(first.plan.levels[0].table), "shift", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            first.release()
+    clock.advance(60)
+    assert limiter.acquire("p")
+    assert limiter.acquire("p")
+    assert not second.held
+
+
 def test_a_refusal_on_concurrency_burns_no_request(clock):
     """Where there is no permit, neither requests nor tokens are charged."""
     limits = [Limit(requests="2/min", per=("user",)), Limit(concurrency=1, per=("user",))]
