@@ -114,7 +114,8 @@ class LLMKit:
         if isinstance(plugin, type):
             called = plugin.__name__
             raise ConfigError(f"{called} is a class", key="plugins", right=f"a plugin, such as {called}()")
-        name = name or getattr(plugin, "name", None) or type(plugin).__name__
+        own = getattr(plugin, "name", None)
+        name = name or (own if isinstance(own, str) and own else type(plugin).__name__)
         check_hooks(plugin, name)
         with self._lock:
             if plugin in self._plugins.values():  # or one equal to it: their state on a call would be one
@@ -166,8 +167,10 @@ class LLMKit:
         """Tell ``took(plugin, hook, seconds)`` how long the hooks of one call in *every* took, waits not counted.
 
         The other calls pay a thirtieth of a microsecond for it, and all of them nothing where nobody asks. Who asks
-        last is told.
+        last is told. Raises ``ConfigError`` where *every* is below 1.
         """
+        if every < 1:
+            raise ConfigError(f"{every!r} is not valid", key="every", right="1 or more: one call of so many is timed")
         with self._lock:
             self._timer = HookTimer(took, every)
             self._compile()

@@ -11,7 +11,8 @@ from types import GeneratorType
 from typing import Any
 
 from llmkit_plugins.clock import Clock
-from llmkit_plugins.engine.plan import Hook, Plan
+from llmkit_plugins.engine.plan import Bugs, Hook, Plan
+from llmkit_plugins.engine.telling import inform
 
 Steps = Generator[Any, Any, Any]
 Took = Callable[[str, str, float], Any]
@@ -33,21 +34,21 @@ class HookTimer:
         """The same plan, each hook with a stopwatch."""
         return replace(
             plan,
-            pre_request=self._watch(plan.pre_request),
-            route=self._watch(plan.route),
-            pre_attempt=self._watch(plan.pre_attempt),
-            post_attempt=self._watch(plan.post_attempt),
-            post_response=self._watch(plan.post_response),
-            error=self._watch(plan.error),
+            pre_request=self._watch(plan.pre_request, plan.bugs),
+            route=self._watch(plan.route, plan.bugs),
+            pre_attempt=self._watch(plan.pre_attempt, plan.bugs),
+            post_attempt=self._watch(plan.post_attempt, plan.bugs),
+            post_response=self._watch(plan.post_response, plan.bugs),
+            error=self._watch(plan.error, plan.bugs),
         )
 
-    def _watch(self, hooks: tuple[Hook, ...]) -> tuple[Hook, ...]:
-        return tuple([self._watched(hook) for hook in hooks])
+    def _watch(self, hooks: tuple[Hook, ...], bugs: Bugs) -> tuple[Hook, ...]:
+        return tuple([self._watched(hook, bugs) for hook in hooks])
 
-    def _watched(self, hook: Hook) -> Hook:
+    def _watched(self, hook: Hook, bugs: Bugs) -> Hook:
         plugin, _, name = hook.who.rpartition(".")
         function, stopwatch = hook.function, self._stopwatch
-        told = partial(self._took, plugin, name)
+        told = partial(inform, bugs, (self._took,), plugin, name)
 
         def watched(*args: Any) -> Any:
             begun, said = stopwatch(), None

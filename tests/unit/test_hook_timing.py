@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmkit_plugins import Ask, Call, LLMKit, Refused, Target, Wait
+from llmkit_plugins import Ask, Call, ConfigError, LLMKit, Refused, Target, Wait
 from llmkit_plugins.engine.plan import Plan
 from llmkit_plugins.engine.timing import HookTimer
 from llmkit_plugins.testing import MODES, ScriptedBackend, drive
@@ -24,6 +24,36 @@ def test_one_call_of_so_many_is_timed(mode, plugin):
         per_call.append(len(took))
     assert per_call == [0, 0, 2, 2, 2, 4]
     assert set(took) == {("one", "llmkit_pre_request"), ("one", "llmkit_post_response")}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("waits", [True, False])
+def test_who_is_told_has_a_bug(mode, plugin, waits):
+    """It is his, and counted as such: what the hook said counts all the same."""
+
+    def refuse(call):
+        raise Refused("no")
+
+    def refuse_late(call):
+        yield Wait(0.0)
+        raise Refused("no")
+
+    def took(name, hook, seconds):
+        raise ZeroDivisionError
+
+    kit = LLMKit([plugin(pre_request=refuse_late if waits else refuse)], [A])
+    kit.time_hooks(took, every=1)
+    with pytest.raises(Refused):
+        drive(kit, Call("hi"), ScriptedBackend(), mode)
+    ((where, times),) = kit.bugs.items()
+    assert where.endswith("took")
+    assert times == 1
+
+
+def test_none_of_the_calls_cannot_be_timed():
+    """That would break every call."""
+    with pytest.raises(ConfigError, match="every: 0 is not valid"):
+        LLMKit().time_hooks(print, every=0)
 
 
 def test_a_plugin_that_comes_later_is_timed_too(plugin):

@@ -34,6 +34,14 @@ def test_names(plugin):
     assert names(kit) == ["Recorder", "Recorder-2", "Recorder-3", "mine", "given"]
 
 
+@pytest.mark.parametrize("named", [None, "", 7, lambda: "method"], ids=["none", "empty", "number", "method"])
+def test_a_name_that_is_no_text(named):
+    """A plugin may use the attribute for something else: it is then called like its class."""
+    recorder = Recorder()
+    recorder.name = named
+    assert names(LLMKit([recorder])) == ["Recorder"]
+
+
 @pytest.fixture
 def plugin(plugin):
     """A plugin that has at least one hook."""
