@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from threading import RLock
 from types import MappingProxyType
 from typing import Any
@@ -145,8 +146,15 @@ class Ticket:
         """Charge what was really used in place of what was expected; what is None stays as it was expected.
 
         What exceeds the expectation is charged as well: a debt may result. Told again (by a further attempt), it adds
-        up. Nothing is learned from answers that broke off: *complete* is False then.
+        up. Nothing is learned from answers that broke off: *complete* is False then. What is no number from 0 on is not
+        known: it would spoil the limit for good.
         """
+        if input_tokens is not None and not 0.0 <= input_tokens < inf:
+            input_tokens = None
+        if output_tokens is not None and not 0.0 <= output_tokens < inf:
+            output_tokens = None
+        if cost is not None and not 0.0 <= cost < inf:
+            cost = None
         told: dict[str, float] = {}
         with self.books.lock:
             if complete and self._learn_as is not None:

@@ -31,6 +31,21 @@ def test_what_was_used_is_charged_in_place_of_what_was_expected(limiter, used, r
     assert left(limiter) == rest
 
 
+@pytest.mark.parametrize("nonsense", [float("nan"), float("inf"), -1e9])
+def test_use_that_cannot_be_is_not_known(clock, nonsense):
+    """It stays as it was expected, teaches nothing, and leaves the limits what they were."""
+    limits = [Limit(tokens="1000/min", per=("user",)), Limit(cost="1 USD/min", per=("tenant",))]
+    limiter = RateLimiter(limits, clock=clock)
+    limiter.acquire(user="ann", tenant="t", input_tokens=100, output_tokens=400, cost=0.5).settle(*[nonsense] * 3)
+    assert left(limiter) == 500
+    ticket = limiter.request(Call("hi", user="bob", tenant="t"))
+    ticket.settle(*[nonsense] * 3)
+    assert 0 < limiter.request(Call("hi", user="bob", tenant="t")).expected_tokens < 1000
+    with pytest.raises(RateLimited):
+        limiter.acquire(tenant="t", cost=0.6)
+    assert limiter.acquire(tenant="t", cost=0.4)
+
+
 def test_a_debt_is_paid_back_by_time(limiter, clock):
     """What was used beyond the limit is not forgotten: nothing is admitted until it is paid."""
     limiter.acquire(user="ann", input_tokens=100).settle(100, 1900)
