@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from typing import Any, Literal
 
 from llmkit_plugins.errors import ConfigError, ErrorKind
@@ -54,7 +55,7 @@ class Usage:
 
 @dataclass(slots=True, eq=False)
 class Target:
-    """One place that can answer. Raises ``ConfigError`` where a price or the weight is negative."""
+    """One place that can answer. Raises ``ConfigError`` where a price or the weight is no finite number from 0 on."""
 
     name: str
     """Unique within a kit."""
@@ -78,8 +79,9 @@ class Target:
     def __post_init__(self) -> None:
         for name in ("input_price", "output_price", "cached_price", "weight"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ConfigError(f"{value!r} is negative", key=f"targets.{self.name}.{name}", right="0 or more")
+            if value is not None and not (isinstance(value, int | float) and 0 <= value < inf):
+                key = f"targets.{self.name}.{name}"
+                raise ConfigError(f"{value!r} is not valid", key=key, right="a number, 0 or more")
 
     def cost(self, usage: Usage) -> float | None:
         """USD for *usage*, or None where a price that matters is unknown."""

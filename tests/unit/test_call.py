@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from decimal import Decimal
 
 import pytest
 
@@ -47,10 +49,10 @@ def test_total_tokens():
 
 
 @pytest.mark.parametrize("field", ["input_price", "output_price", "cached_price", "weight"])
-@pytest.mark.parametrize("value", [-1.0, float("nan")])
-def test_a_negative_price(field, value):
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "0.15", Decimal("0.15")])
+def test_a_price_that_is_none(field, value):
     """It is refused with the key that is wrong."""
-    with pytest.raises(ConfigError, match=f"targets.a.{field}: {value} is negative"):
+    with pytest.raises(ConfigError, match=rf"targets.a.{field}: {re.escape(repr(value))} is not valid \(a number"):
         Target("a", "p", "m", **{field: value})
 
 
