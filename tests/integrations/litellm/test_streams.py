@@ -151,7 +151,7 @@ async def test_a_slow_reader_is_not_a_slow_provider(recorder, mode, deployment, 
     assert (attempt.paused_seconds, attempt.duration) == (30.0, 2.0)
 
 
-@pytest.mark.parametrize("chunks", [(), ("x", "y")])
+@pytest.mark.parametrize("chunks", [("x",), ("x", "y")])
 async def test_a_plugins_answer(entrance, mode, kit, plugin, heard, first, chunks):
     """A plugin can answer a stream by itself; the caller gets LiteLLM's class, and nobody is asked."""
     kit.register(plugin(pre_request=lambda call: Answer(Response(), chunks)))
