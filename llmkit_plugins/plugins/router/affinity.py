@@ -13,6 +13,7 @@ from llmkit_plugins.plugins.router.track import Track
 from llmkit_plugins.tokens import prompt_texts
 
 _MOST_PREFIXES = _MOST_SALTS = 10_000
+_MOST_TARGETS = 100
 _SLACK = 1.25
 _ALWAYS = 4
 _MIX, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
@@ -23,7 +24,8 @@ class Affinity:
 
     Every process chooses the same target for the same *chars* first characters, in proportion to the weights, and
     keeps most of its choices when targets come and go. A target with a quarter more in flight than its part is passed
-    over. What was sent where in the last *cache_seconds* is remembered, for ten thousand beginnings at most.
+    over. What was sent where in the last *cache_seconds* is remembered, for ten thousand beginnings at most, and for
+    each the latest hundred targets.
     """
 
     def __init__(self, chars: int, cache_seconds: float) -> None:
@@ -54,15 +56,18 @@ class Affinity:
         """A call that begins like this was answered by *target*."""
         with self._lock:
             known = self._sent.pop(prefix, {})
-            lasting = {name: until for name, until in known.items() if now < until}
-            self._sent[prefix] = {**lasting, target: now + self._cache_seconds}
+            known.pop(target, None)
+            known[target] = now + self._cache_seconds
+            if len(known) > _MOST_TARGETS:
+                del known[next(iter(known))]
+            self._sent[prefix] = known
             while len(self._sent) > _MOST_PREFIXES:
                 del self._sent[next(iter(self._sent))]
 
     def cached_at(self, prefix: int, now: float) -> Collection[str]:
         """The targets whose cache should know how this begins."""
         known = self._sent.get(prefix)
-        return [name for name, until in known.items() if now < until] if known else ()
+        return [name for name, until in known.copy().items() if now < until] if known else ()
 
     def _hash_of(self, messages: Any) -> int:
         texts: list[str] = []

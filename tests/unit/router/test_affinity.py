@@ -149,14 +149,15 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 def test_targets_that_come_and_go_are_forgotten() -> None:
-    """Where a backend makes its targets for each call, no beginning keeps all of them."""
+    """Where a backend makes its targets for each call, no beginning keeps all of them: only the latest."""
     affinity = Affinity(100, 300.0)
     track = Track(0.5, 0.02, 10.0, 0.0)
     for number in range(20_050):
         target = Target(f"t{number}", "p", "m")
         assert affinity.first(7, [0], [target], [track]) == 0
-        affinity.sent(7, target.name, float(number))
-    assert len(affinity._sent[7]) <= 301
+        affinity.sent(7, target.name, 0.0)
+    affinity.sent(7, "t19950", 0.0)
+    assert affinity.cached_at(7, 1.0) == [*[f"t{number}" for number in range(19_951, 20_050)], "t19950"]
     assert len(affinity._salts) <= 10_000
 
 
