@@ -90,7 +90,10 @@ def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -
                 resume = send
             except BaseException as error:
                 resume, value = thrower(flow, error), error
-                close(source)  # first the attempt inside it ends, then the call
+                try:
+                    close(source)  # first the attempt inside it ends, then the call
+                except BaseException as gone:
+                    resume, value = thrower(flow, gone), gone
     except StopIteration:
         pass
     finally:
@@ -160,7 +163,7 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: U
                 resume = thrower(flow, value)
                 try:
                     await aclose(source)  # first the attempt inside it ends, then the call
-                except BaseException as gone:  # the caller left while it was closed: he is told of all the same
+                except BaseException as gone:
                     value = whose(gone)
                     resume = thrower(flow, value)
     except StopIteration:

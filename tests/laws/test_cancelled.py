@@ -293,6 +293,37 @@ def test_cancelled_while_the_providers_stream_is_closed(scene, broken):
     stage.arun(scenario)
 
 
+@pytest.mark.parametrize("broken", [False, True], ids=["left", "broken off"])
+def test_interrupted_while_the_providers_stream_is_closed(scene, broken):
+    """The same for Ctrl-C in a thread."""
+    stage = scene(script={"a": ["x", Failure("server")] if broken else ["x", "y"]})
+
+    class Interrupted:
+        """A stream that is interrupted while it closes."""
+
+        def __init__(self, source):
+            self.source = source
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self.source)
+
+        def close(self):
+            self.source.close()
+            raise KeyboardInterrupt
+
+    opened = stage.backend.stream
+    stage.backend.stream = lambda call, attempt: Interrupted(opened(call, attempt))
+    stream = stage.kit.stream(Call("hi"), stage.backend)
+    next(stream)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        next(stream) if broken else stream.close()
+    assert stage.counts["request cancelled"] == stage.counts["attempt cancelled"] == 1
+    assert kept
+
+
 def test_a_cancelled_call_raises_no_refusal(scene, plugin, awaited):
     """Between a refusal that is under way and the cancellation, the cancellation is what the caller sees."""
 
