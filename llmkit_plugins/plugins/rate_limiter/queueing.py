@@ -87,7 +87,7 @@ class Queueing:
         found = self.ticket.books.reclaim()
         for _, _, place in self._places:
             first = place.line.first()
-            if first is not None and first.owner.until + _GRACE_SECONDS < now:
+            if first is not None and first.owner is not self and first.owner.until + _GRACE_SECONDS < now:
                 first.owner.ticket.refund()
                 found = True
         return found

@@ -182,6 +182,18 @@ def test_a_waiter_that_vanished_does_not_block_the_line(clock):
     assert patient.wait == 0
 
 
+def test_a_waiter_who_looks_much_too_late(clock):
+    """Whose thread or event loop was held up has waited in vain, like anybody, and has not vanished."""
+    limiter = waiting(clock, Limit(concurrency=1, name="slots"), max_wait_seconds=3)
+    running, late = limiter.acquire(), limiter.acquire()
+    assert late.wait > 0
+    clock.advance(60)
+    with pytest.raises(RateLimited, match="slots"):
+        _ = late.wait
+    running.release()
+    assert limiter.acquire().wait == 0
+
+
 def test_a_runner_that_vanished_does_not_block_the_line(clock):
     """The permit of a call that is never heard of again goes to the first waiter when its lease ends."""
     limiter = waiting(clock, Limit(concurrency=1), lease_seconds=1, max_wait_seconds=30)
