@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from llmkit_plugins.errors import RateLimited
 from llmkit_plugins.plugins.rate_limiter.levels import Level, Pass, shown
+from llmkit_plugins.plugins.rate_limiter.rate import HALF_ULP
 from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS, Place
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Queueing:
     looked at again after an eighth of the time waited so far. Everything here happens under the limiter's lock.
     """
 
-    __slots__ = ("_began", "_not_before", "_over", "_places", "ticket", "until")
+    __slots__ = ("_began", "_not_before", "_over", "_passed_over", "_places", "ticket", "until")
 
     def __init__(self, ticket: Ticket, patience: float, not_before: float) -> None:
         self.ticket, self._not_before = ticket, not_before
@@ -33,6 +34,7 @@ class Queueing:
         """When it gives up."""
         self._places: list[tuple[Level, Hashable, Place]] = []
         self._over: Level | None = None
+        self._passed_over = False
 
     @classmethod
     def join(cls, ticket: Ticket, patience: float, not_before: float = 0.0) -> Queueing | None:
@@ -43,6 +45,8 @@ class Queueing:
     def look(self) -> float:
         """Seconds to wait before looking again; 0.0 if it is the ticket's turn, which then queues no more."""
         ticket, now = self.ticket, self.ticket.books.clock()
+        if self._passed_over:
+            self._refuse(HALF_ULP if ticket.over is None else ticket.over.retry_after or HALF_ULP)
         longest = self._longest(now)
         if longest > 0.0 and ticket.held and self._others_vanished(now):
             longest = self._longest(now)
@@ -61,6 +65,11 @@ class Queueing:
     def give_up(self) -> None:
         """Leave every line; those behind move up once the charge is given back."""
         self._leave(given_back=True)
+
+    def pass_over(self) -> None:
+        """Give everything back for a ticket that has not been heard of: it is refused if it comes back all the same."""
+        self.ticket.refund()
+        self.ticket.queueing, self._passed_over = self, True
 
     def _charge(self, levels: Pass, patience: float) -> bool:
         """Charge the ticket and join the lines where there is not enough yet; False where it would take too long."""
@@ -88,7 +97,7 @@ class Queueing:
         for _, _, place in self._places:
             first = place.line.first()
             if first is not None and first.owner is not self and first.owner.until + _GRACE_SECONDS < now:
-                first.owner.ticket.refund()
+                first.owner.pass_over()
                 found = True
         return found
 

@@ -194,6 +194,26 @@ def test_a_waiter_who_looks_much_too_late(clock):
     assert limiter.acquire().wait == 0
 
 
+def test_a_waiter_that_was_passed_over_is_refused_when_it_comes_back(clock):
+    """Its place went to those behind it: it has no permit, and is not let through without one."""
+    limiter = waiting(clock, Limit(concurrency=1, name="slots"), max_wait_seconds=3)
+    running, late = limiter.acquire(), limiter.acquire()
+    clock.advance(2)
+    patient = limiter.acquire()
+    clock.advance(2.5)
+    assert patient.wait > 0
+    with pytest.raises(RateLimited, match="slots") as caught:
+        _ = late.wait
+    assert caught.value.retry_after > 0
+    late.refund()
+    running.release()
+    assert patient.wait == 0
+    after_it = limiter.acquire()
+    assert after_it.wait > 0
+    patient.release()
+    assert after_it.wait == 0
+
+
 def test_a_runner_that_vanished_does_not_block_the_line(clock):
     """The permit of a call that is never heard of again goes to the first waiter when its lease ends."""
     limiter = waiting(clock, Limit(concurrency=1), lease_seconds=1, max_wait_seconds=30)
