@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from fractions import Fraction
 
 import pytest
@@ -288,6 +289,57 @@ class AgainstTheModelInLine(AgainstTheModel):
 
     on_limit = "wait"
     patience = 5.0
+
+
+QUEUE_STEPS = st.tuples(
+    st.sampled_from(["come", "come", "look", "look", "look", "pass", "pass", "leave", "end"]),
+    st.integers(0, 9),
+    st.sampled_from(["ann", "bob", None]),
+    st.sampled_from([0.1, 5.0, 19.0, 40.0]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    everybody=st.integers(1, 2),
+    each=st.integers(1, 2),
+    rate=st.sampled_from([None, "1/10s"]),
+    steps=st.lists(QUEUE_STEPS, max_size=40),
+)
+def test_who_waits_has_a_permit_or_is_refused(everybody, each, rate, steps):
+    """However late anybody looks, never more are let through than there are permits, and all of these come back."""
+    clock = ManualClock(1000.0)
+    limits = [Limit(concurrency=everybody), Limit(concurrency=each, per=("user",))]
+    limits += [] if rate is None else [Limit(requests=rate, burst=3)]
+    limiter = RateLimiter(limits, on_limit="wait", max_wait_seconds=20.0, lease_seconds=1e6, clock=clock)
+    waiting, running = [], []
+    for what, which, user, seconds in steps:
+        if what == "pass":
+            clock.advance(seconds)
+        elif what == "come":
+            with suppress(RateLimited):
+                ticket = limiter.acquire(user=user)
+                (waiting if ticket.wait else running).append(ticket)
+        elif what == "end" and running:
+            running.pop(which % len(running)).release()
+        elif what != "end" and waiting:
+            ticket = waiting.pop(which % len(waiting))
+            if what == "leave":
+                ticket.refund()
+                continue
+            with suppress(RateLimited):
+                (waiting if ticket.wait else running).append(ticket)
+        users = [ticket.keys[1] for ticket in running if len(ticket.plan.levels) > 1 and ticket.plan.permits > 1]
+        assert all(ticket.held for ticket in running)
+        assert len(running) <= everybody
+        assert all(users.count(user) <= each for user in users)
+    for ticket in waiting:
+        ticket.refund()
+    for ticket in running:
+        ticket.release()
+    assert not limiter._books.leases
+    assert not any(level.lines for level in limiter._levels)
+    assert all(state <= 0.0 for level in limiter._levels if not level.timed for state in level.table.young.values())
 
 
 class OfRequestsAgainstTheModel(AgainstTheModelInLine):
