@@ -70,7 +70,11 @@ def request(plan: Plan, call: Call, flow: Flow) -> Flow:
             response = yield Deliver(answer)
         else:
             if call.share is not None and call.answerable:
-                seat = yield Join(call.share, flow)
+                try:
+                    seat = yield Join(call.share, flow)
+                except Exception as bug:  # it cannot be compared, or its bounds are none: the call goes alone
+                    if plan.bugs.report("llmkit_pre_request's Share", bug):
+                        raise
             if seat is None:
                 call.share = None
                 raw = yield from flow

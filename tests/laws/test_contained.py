@@ -141,6 +141,19 @@ def test_nonsense(scene, plugin, sharing, mode, hooks):
     assert len(stage.kit.bugs) == 1
 
 
+@pytest.mark.parametrize("mode", ["arun", "astream"])
+def test_a_share_that_cannot_be_joined(scene, share, mode):
+    """Bounds that are no numbers are noticed by who would join: he goes alone."""
+    stage = scene(share(max_age_seconds="5 min"))
+
+    async def scenario():
+        return await asyncio.gather(*[stage.adrive(mode) for _ in range(2)])
+
+    assert stage.arun(scenario) == ["abc", "abc"]
+    assert stage.backend.sent == {"a": 2}
+    assert stage.kit.bugs == {"llmkit_pre_request's Share": 1}
+
+
 @pytest.mark.parametrize("chunks", [(), [], None], ids=repr)
 def test_an_answer_without_chunks(scene, plugin, mode, chunks):
     """It is none for who reads a stream, who would be told nothing: a provider is asked instead."""
