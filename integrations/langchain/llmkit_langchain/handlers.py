@@ -18,7 +18,7 @@ from llmkit_langchain.calls import Origin, call_of, learn
 from llmkit_langchain.errors import langchain_errors
 from llmkit_langchain.run_tree import RunTreeHandler
 from llmkit_langchain.runs import MARK, mark_of, runs_of
-from llmkit_langchain.targets import target_for
+from llmkit_langchain.targets import MOST_TARGETS, target_for
 from llmkit_plugins import Call, Handle, LLMKit, Target
 from llmkit_plugins.given import given_kit
 
@@ -61,6 +61,8 @@ class _Handler(RunTreeHandler):
         provider, model = metadata.get("ls_provider"), metadata.get("ls_model_name")
         target = self._targets.get((provider, model))
         if target is None:
+            if len(self._targets) >= MOST_TARGETS:
+                self._targets.clear()
             target = self._targets[provider, model] = target_for(self.kit, metadata)
         params = told.get("invocation_params") or {}
         return call_of(messages, params, Origin(metadata, run_id), model, operation), target

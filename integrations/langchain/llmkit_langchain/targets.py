@@ -17,6 +17,9 @@ _PROVIDERS = {
 }
 """LangChain's names of providers where LiteLLM has others, so that a kit under both has one name for each."""
 
+MOST_TARGETS = 1024
+"""So many are remembered: the names of models may be anybody's choice."""
+
 # plugins keep their state by target: the same model must be the same target, however many adapters are made for it
 _made: WeakKeyDictionary[LLMKit, dict[tuple[str, str, str], Target]] = WeakKeyDictionary()
 
@@ -46,4 +49,8 @@ def _told(ls_params: Mapping[str, Any]) -> tuple[str, str]:
 def _make(kit: LLMKit, name: str, provider: str, model: str) -> Target:
     made, key = _made.setdefault(kit, {}), (name, provider, model)
     known = made.get(key)  # to make one takes as long as all else a handler does
-    return known if known is not None else made.setdefault(key, Target(*key))
+    if known is None:
+        if len(made) >= MOST_TARGETS:
+            made.clear()
+        known = made.setdefault(key, Target(*key))
+    return known

@@ -58,8 +58,12 @@ class RateLimiterPlugin:
         self._events: Events | None = None
 
     def attach(self, kit: LLMKit) -> None:
-        """Tell time by the clock of *kit*, and tell its listeners who ran into a limit."""
-        self.limiter = RateLimiter(**self._settings(), clock=kit.clock)
+        """Tell time by the clock of *kit*, and tell its listeners who ran into a limit.
+
+        Kits of one clock can share a limiter, and its limits.
+        """
+        if self.limiter.clock is not kit.clock:
+            self.limiter = RateLimiter(**self._settings(), clock=kit.clock)
         self._events = kit.events
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from langchain_core.exceptions import ModelError
 from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, LLMResult
-from llmkit_langchain import AsyncLLMKitCallbackHandler, ChatLLMKit, LLMKitCallbackHandler
+from llmkit_langchain import AsyncLLMKitCallbackHandler, ChatLLMKit, LLMKitCallbackHandler, targets
 from llmkit_langchain.complaints import complain
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from prometheus_client import CollectorRegistry
@@ -296,3 +296,16 @@ async def test_async_handler_in_an_async_call_warns_of_nothing(plain, kit, caplo
         await plain.ainvoke("hi", {"callbacks": [AsyncLLMKitCallbackHandler(kit)]})
         [chunk async for chunk in plain.astream("hi", {"callbacks": [AsyncLLMKitCallbackHandler(kit)]})]
     assert not [record for record in caplog.records if "sync call" in record.message]
+
+
+def test_models_of_any_name_are_not_remembered_for_ever(kit, monkeypatch):
+    """Where users choose the name of the model, each makes a target; the oldest go."""
+    for module in ("handlers", "targets"):
+        monkeypatch.setattr(f"llmkit_langchain.{module}.MOST_TARGETS", 5)
+    handler = LLMKitCallbackHandler(kit)
+    for number in range(20):
+        run_id, told = uuid4(), {"ls_provider": "p", "ls_model_name": f"m-{number}"}
+        handler.on_chat_model_start({}, [[]], run_id=run_id, metadata=told)
+        handler.on_llm_end(LLMResult(generations=[]), run_id=run_id)
+    assert len(handler._targets) <= 5
+    assert len(targets._made[kit]) <= 5

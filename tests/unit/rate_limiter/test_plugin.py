@@ -57,6 +57,16 @@ def told(kit: LLMKit) -> list[LimitReached]:
     return events
 
 
+def test_kits_of_one_clock_share_a_limiter_and_its_limits(clock: ManualClock) -> None:
+    """Registered in a second kit, a plugin does not forget what calls of the first have used."""
+    plugin = RateLimiterPlugin(limits=[Limit(requests="2/h", per="user")])
+    first, second = (LLMKit([plugin], (A,), clock=clock) for _ in range(2))
+    for kit in (first, second):
+        send(kit, "run", user="u1")
+    with pytest.raises(RateLimited):
+        send(first, "run", user="u1")
+
+
 def test_the_fourth_request_of_a_user_is_refused_with_the_wait(clock: ManualClock, mode: str) -> None:
     """Three a minute: the fourth is told which limit, for whom and the exact seconds; another user is not concerned."""
     kit = kit_of(clock, Limit(requests="3/min", per=("user",), name="per user"))
