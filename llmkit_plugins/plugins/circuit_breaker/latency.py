@@ -16,6 +16,11 @@ LEAST_SPREAD = 0.2
 FAR = 4.0
 """Standard deviations from which on an answer is a straggler, no longer the body of the distribution."""
 
+ENORMOUS = 4.0
+"""So many times the z-score is enough by itself: an answer that took seven times as long as usual, where latency is
+steady. Of less, a second one has to come soon."""
+NOT_ENOUGH = 0.9 * BOUND
+
 ABOVE = 0.1
 """About so many answers are above the reference, and only among these stragglers are counted."""
 STRAGGLER_GAIN = 1 / 400
@@ -45,8 +50,9 @@ class LatencyDetector:
     never on how far away it is, so that no single one can spoil them; and while the sum is above half of its bound
     nothing is learned, so that an anomaly does not become the usual before it is noticed.
 
-    Where stragglers are usual, one of them proves little, and its part in the sum is cut to the logarithm of its
-    rarity, as in Huber's robust form of the sequential test (1965): it then takes two or three of them in a row.
+    A single answer is enough only where it is enormous: every provider has a slow one now and then. Where stragglers
+    are usual, one of them proves little, and its part in the sum is cut to the logarithm of its rarity, as in Huber's
+    robust form of the sequential test (1965): it then takes two or three of them in a row.
 
     There is no lock: threads that add at the same time may lose an answer's influence, never more.
     """
@@ -135,6 +141,8 @@ class LatencyDetector:
             self._stragglers = rarity + STRAGGLER_GAIN * ((z > FAR) - rarity)
         if rarity > STRAGGLERS_ARE_USUAL:
             part = min(part, -log(rarity * ABOVE) / (2 * self._reference))
+        if z < 2 * ENORMOUS * self._reference:
+            part = min(part, NOT_ENOUGH)
         return max(0.0, self.total + part)
 
     def _learn_first(self, sample: array[float], log_seconds: float) -> bool:
