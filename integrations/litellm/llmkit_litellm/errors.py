@@ -66,7 +66,18 @@ def kind_of(error: BaseException) -> ErrorKind | None:
             return kind
     if isinstance(error, APIError) and (provider_errors.status_of(error) or 500) < 400:
         return "server"  # it answered 200, with a page that nobody can read
-    return provider_errors.kind_of(error)
+    kind = provider_errors.kind_of(error)
+    below = _below(error) if kind == "server" else None
+    underneath = None if below is None else provider_errors.kind_of(below)
+    return underneath if underneath in ("connection", "timeout") else kind
+
+
+def _below(error: BaseException) -> BaseException | None:
+    """What made LiteLLM raise *error*: it says 500, too, where there was no connection."""
+    below: BaseException | None = error
+    while below is not None and type(below).__module__.startswith("litellm."):
+        below = below.__cause__ or below.__context__
+    return below
 
 
 def retry_after_of(error: BaseException) -> float | None:

@@ -19,6 +19,8 @@ from llmkit_plugins import (
     TimedOut,
     UpstreamLost,
 )
+from llmkit_plugins.testing import FakeProvider
+from llmkit_plugins.testing.fake_provider import Fault
 
 
 def made(cls, **more):
@@ -107,3 +109,26 @@ def test_once_is_enough():
     """What is LiteLLM's already stays as it is."""
     raised = as_litellm(SPENT, "gpt")
     assert as_litellm(raised, "gpt") is raised
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_provider_that_is_gone_is_no_connection(stream):
+    """LiteLLM says 500 of it, but whoever is on call must see that nobody answers there."""
+    with FakeProvider() as provider:
+        access = {"model": "openai/gpt-4o", "messages": [], "api_base": provider.url, "api_key": "any"}
+    with pytest.raises(litellm.InternalServerError) as raised:
+        litellm.completion(**access, stream=stream, max_retries=0)
+    assert kind_of(raised.value) == "connection"
+    with pytest.raises(litellm.InternalServerError) as raised:
+        await litellm.acompletion(**access, stream=stream, max_retries=0)
+    assert kind_of(raised.value) == "connection"
+
+
+def test_a_provider_that_answers_500_is_a_server():
+    """A real 500 stays one."""
+    with FakeProvider() as provider:
+        provider.fail_with(Fault("server_error"))
+        access = {"model": "openai/gpt-4o", "messages": [], "api_base": provider.url, "api_key": "any"}
+        with pytest.raises(litellm.InternalServerError) as raised:
+            litellm.completion(**access, max_retries=0)
+    assert kind_of(raised.value) == "server"
