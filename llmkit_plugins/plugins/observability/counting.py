@@ -57,7 +57,7 @@ class Counting:
     def _unanswered(self, call: Call, error: BaseException | None) -> None:
         """No attempt of its own has answered it, or it was refused after some."""
         if call.outcome == "refused":
-            self.metrics.refusals.of(_REFUSED_BY.get(type(error), "other")).add(1.0)
+            self.metrics.refusals.of(_reason(error)).add(1.0)
             return
         if call.share is not None:
             self.metrics.followers.of().add(1.0)
@@ -152,6 +152,11 @@ class Counting:
     def hook_took(self, plugin: str, hook: str, seconds: float) -> None:
         """A plugin was timed in a hook."""
         self.metrics.hook_duration.of(self.metrics.bounded("plugin", plugin), hook).add(seconds)
+
+
+def _reason(error: BaseException | None) -> str:
+    """What refused: integrations raise subclasses that are an error of their framework's too."""
+    return next((_REFUSED_BY[cls] for cls in type(error).__mro__ if cls in _REFUSED_BY), "other")
 
 
 def _count_stream(

@@ -135,9 +135,14 @@ def test_a_bug_of_a_plugin_is_counted(clock, registry, value, plugin, caplog):
     assert value("llmkit_plugin_errors_total", where="guard.llmkit_pre_request") == 3
 
 
+class OpenForAFramework(CircuitOpen, OSError):
+    """As integrations raise it: an error of their framework's too."""
+
+
 REFUSALS = [
     (RateLimited("per user", "u", 1.0), "rate_limited"),
     (CircuitOpen("a", 1.0), "circuit_open"),
+    (OpenForAFramework("a", 1.0), "circuit_open"),
     (NoTarget({}), "no_target"),
     (Refused("no"), "other"),
 ]
