@@ -233,7 +233,7 @@ class RedisStore:
             self._lost(errors[0])
         elif self._away:
             self._away = False
-            log.info("Redis at %s answers again", self.place)
+            log.warning("Redis at %s answers again", self.place)
         for job, answer in zip(jobs, answers, strict=True):
             if job.reply is not None:
                 job.reply.set_result(_read(answer))

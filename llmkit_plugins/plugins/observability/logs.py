@@ -1,4 +1,4 @@
-"""One structured record for each request, and a warning where a circuit or a limit changes its state."""
+"""One structured record for each request, and a warning where a target fails or a circuit or a limit changes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from llmkit_plugins.call import Call
+from llmkit_plugins.call import Attempt, Call
 from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReached
+from llmkit_plugins.plugins.observability.genai import error_type
 from llmkit_plugins.plugins.observability.instruments import Bounded
 from llmkit_plugins.plugins.observability.text import writable
 
@@ -17,10 +18,13 @@ request_log = logging.getLogger("llmkit.request")
 """One record at INFO for each request, its facts in ``record.llmkit``."""
 
 state_log = logging.getLogger("llmkit.state")
-"""Circuits and limits, at WARNING."""
+"""Targets that fail, circuits and limits, at WARNING."""
 
 _QUIET_SECONDS = 60.0
-"""A limit that is reached again and again is told of once in that time."""
+"""What happens again and again is told of once in that time."""
+
+_ASKED_WRONGLY = {"bad_request", "context_length", "content_filter"}
+"""Kinds of errors that speak of the request, and not of the target."""
 
 
 def log_request(call: Call, facts: Mapping[str, Any]) -> None:
@@ -29,12 +33,24 @@ def log_request(call: Call, facts: Mapping[str, Any]) -> None:
 
 
 class StateLog:
-    """Tells of circuits and limits. A limit speaks when it is first reached, then once a minute while that goes on."""
+    """Tells of targets, circuits and limits: when it first happens, then once a minute while it goes on.
 
-    def __init__(self, max_limits: int) -> None:
-        self._known = Bounded(max_limits)
+    Of each kind it knows *max_known* apart.
+    """
+
+    def __init__(self, max_known: int) -> None:
+        self._limits, self._failures = Bounded(max_known), Bounded(max_known)
         self._quiet_until: dict[str, float] = {}
         self._unsaid: dict[str, int] = {}
+
+    def failed(self, attempt: Attempt, now: float) -> None:
+        """A target failed, and not because of what it was asked."""
+        if attempt.kind in _ASKED_WRONGLY:
+            return
+        target, why = self._failures.admit(attempt.target.name, error_type(attempt.kind, attempt.error))
+        if (before := self._speaks(f"failure {target} {why}", now)) is not None:
+            facts = {"target": target, "error_type": why, "times_before": before}
+            state_log.warning("target %s fails: %s", target, why, extra={"llmkit": facts})
 
     def circuit(self, event: CircuitChanged) -> None:
         """A circuit changed."""
@@ -45,11 +61,13 @@ class StateLog:
         """All circuits are open."""
         if (before := self._speaks("circuits", now)) is not None:
             facts = {"targets": event.targets, "times_before": before}
-            state_log.warning("every circuit is open: %s", ", ".join(event.targets), extra={"llmkit": facts})
+            state_log.warning(
+                "every circuit is open, used all the same: %s", ", ".join(event.targets), extra={"llmkit": facts}
+            )
 
     def limit(self, event: LimitReached, now: float) -> None:
         """A limit was reached."""
-        (limit,) = self._known.admit(event.limit)
+        (limit,) = self._limits.admit(event.limit)
         if (before := self._speaks(f"limit {limit}", now)) is not None:
             facts = {"limit": limit, "action": event.action, "times_before": before}
             state_log.warning("limit %r is used up: %s", limit, event.action, extra={"llmkit": facts})

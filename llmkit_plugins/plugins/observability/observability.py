@@ -36,7 +36,7 @@ class Observability:
         self.metrics, self.clock, self.tracing, self.genai = metrics, clock, tracing, genai
         self.prices = prices or Prices()
         self._counting = None if metrics is None else Counting(metrics, self.prices)
-        self._states = logs.StateLog(max_limits=500)
+        self._states = logs.StateLog(max_known=500)
         self._predictions = False
         self._only_logs = metrics is None and tracing is None
 
@@ -99,6 +99,8 @@ class Observability:
 
     def attempted(self, call: Call, attempt: Attempt) -> None:
         """One attempt ended, whatever its end."""
+        if attempt.outcome == "error":
+            self._states.failed(attempt, self.clock())
         if self._only_logs:
             return
         trace: Trace | None = None if self.tracing is None else call.state.get(self.tracing)

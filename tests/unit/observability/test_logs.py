@@ -1,4 +1,4 @@
-"""One record for each request, warnings for circuits and limits, and never what was said."""
+"""One record for each request, warnings for targets, circuits and limits, and never what was said."""
 
 from __future__ import annotations
 
@@ -106,13 +106,64 @@ def test_a_limit_that_stays_used_up_does_not_flood(make_kit, records, clock):
     ]
 
 
+def told_of(records):
+    """Target, why and how often before, of each record of a target that fails."""
+    facts = [record.llmkit for record in records("llmkit.state")]
+    return [(fact["target"], fact["error_type"], fact["times_before"]) for fact in facts]
+
+
+@pytest.mark.parametrize("kind", ["auth", "rate_limit", "overloaded", "timeout", "connection", "server"])
+def test_a_target_that_fails_is_told_though_others_answer(kind, make_kit, records):
+    """By its name and the kind, at WARNING: no caller notices, and nobody else says which one it was."""
+    drive(make_kit(), Call("hi"), ScriptedBackend({"a": [Failure(kind)]}), "run")
+    assert told_of(records) == [("a", kind, 0)]
+    (record,) = records("llmkit.state")
+    assert (record.levelno, record.getMessage()) == (logging.WARNING, f"target a fails: {kind}")
+
+
+def test_a_storm_of_failures_does_not_flood(make_kit, records, clock):
+    """Each kind at each target is told once a minute, with how often it was in between."""
+    kit = make_kit()
+    for _ in range(100):
+        kit.call(Call(), ScriptedBackend({"a": [Failure("auth")]}))
+        with suppress(Failure):
+            kit.call(Call(), ScriptedBackend({"a": [Failure("server")], "b": [Failure("server")]}))
+        clock.advance(1.0)
+    first, later = [("a", "auth"), ("a", "server"), ("b", "server")], {59}
+    assert told_of(records)[:3] == [(*each, 0) for each in first]
+    assert [each[:2] for each in told_of(records)[3:]] == first
+    assert {before for *_, before in told_of(records)[3:]} == later
+
+
+@pytest.mark.parametrize("kind", ["bad_request", "context_length", "content_filter"])
+def test_a_wrong_request_is_no_failure_of_its_target(kind, make_kit, records):
+    """Whoever asks wrongly gets no warning written about a target."""
+    with suppress(Failure):
+        make_kit().call(Call(), ScriptedBackend(default=[Failure(kind)]))
+    assert records("llmkit.state") == []
+
+
+def test_an_error_that_nobody_knows_is_told_by_its_class(make_kit, records):
+    """Its text stays out of it."""
+    with suppress(ValueError):
+        make_kit().call(Call(), ScriptedBackend({"a": [ValueError("key sk-1234 is wrong")]}))
+    assert told_of(records) == [("a", "ValueError", 0)]
+    assert "1234" not in JSONFormatter().format(records("llmkit.state")[0])
+
+
+def test_failures_are_told_without_metrics_and_spans(records, make_kit):
+    """Where only the log is wanted, it says the same."""
+    make_kit(metrics=(), traces=False).call(Call(), ScriptedBackend({"a": [Failure("auth")]}))
+    assert told_of(records) == [("a", "auth", 0)]
+
+
 def test_all_circuits_open_is_a_warning(make_kit, records):
     """With the targets, once a minute."""
     kit = make_kit()
     for _ in range(2):
         kit.events.publish(CircuitsExhausted(Call(), ("a", "b")))
     (record,) = records("llmkit.state")
-    assert record.getMessage() == "every circuit is open: a, b"
+    assert record.getMessage() == "every circuit is open, used all the same: a, b"
 
 
 def test_records_as_json(make_kit, records, plugin):
