@@ -61,7 +61,7 @@ class LLMKit:
         self._closed = False
         self._timer: HookTimer | None = None
         self._compile()
-        for plugin in plugins:
+        for plugin in _listed("plugins", plugins):
             self.register(plugin)
 
     @classmethod
@@ -306,8 +306,18 @@ class LLMKit:
 
 
 def _unique(targets: Iterable[Target]) -> tuple[Target, ...]:
-    listed = tuple(targets)
+    listed = tuple(_listed("targets", targets))
+    for target in listed:
+        if not isinstance(target, Target):
+            made = 'Target("name", "provider", "model"); LLMKit.from_config takes tables'
+            raise ConfigError(f"{type(target).__name__} is no Target", key="targets", right=made)
     for name, times in Counter(target.name for target in listed).items():
         if times > 1:
             raise ConfigError(f"{times} targets are called {name!r}", key="targets", right="a name of its own for each")
     return listed
+
+
+def _listed(what: str, given: Iterable[Any]) -> Iterable[Any]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConfigError(f"{type(given).__name__} is no list", key=what, right=f"a list of {what}")
+    return given

@@ -175,5 +175,6 @@ def _unknown_argument(name: str, function: Callable[..., Any]) -> tuple[str, str
     for argument in inspect.signature(function).parameters.values():
         insists = argument.default is argument.empty and argument.kind not in _VARIADIC
         if insists and (argument.name not in HOOKS[name] or argument.kind is argument.KEYWORD_ONLY):
-            return f"the hook has no argument {argument.name!r}", f"any of {', '.join(HOOKS[name])}, by position"
+            named = ", ".join(HOOKS[name])
+            return f"the hook has no argument {argument.name!r}", f"any of {named}, in any order, none after a *"
     return None

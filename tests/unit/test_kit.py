@@ -71,8 +71,19 @@ def test_what_is_no_plugin():
     """A name, as settings have it, or a class says what would be right."""
     with pytest.raises(ConfigError, match=r"plugins: 'observability' is a name .*from_config"):
         LLMKit(["observability"])
+    for lone in (Recorder(), "observability"):
+        with pytest.raises(ConfigError, match=r"plugins: \w+ is no list \(a list of plugins\)"):
+            LLMKit(lone)
     with pytest.raises(ConfigError, match=r"plugins: Recorder is a class .*Recorder\(\)"):
         LLMKit([Recorder])
+
+
+def test_what_is_no_target():
+    """A table, as settings have it, says what would be right, and so does a target that is in no list."""
+    with pytest.raises(ConfigError, match=r"targets: dict is no Target .*from_config takes tables"):
+        LLMKit([], [{"name": "a", "provider": "p", "model": "m"}])
+    with pytest.raises(ConfigError, match=r"targets: Target is no list \(a list of targets\)"):
+        LLMKit([], Target("a", "p", "m"))
 
 
 def test_a_plugin_that_is_equal_to_another():

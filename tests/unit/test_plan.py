@@ -145,7 +145,7 @@ def test_an_argument_that_the_hook_does_not_have(plugin, hook):
     """A hook that insists on one could never be called."""
     error = refused(plugin(route=hook))
     assert error.what.startswith("the hook has no argument")
-    assert error.right == "any of call, targets, by position"
+    assert error.right == "any of call, targets, in any order, none after a *"
 
 
 class Echo(Backend):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from llmkit_plugins.settings import Settings
+from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.settings import Settings, shown
 
 
 class ObservabilityConfig(Settings):
@@ -57,3 +58,10 @@ class ObservabilityConfig(Settings):
     time_hooks_every: int = Field(
         default=100, ge=0, description="Time the plugins' hooks in one call of so many; 0: in none."
     )
+
+    @field_validator("otlp_endpoint", mode="before")
+    @classmethod
+    def _a_url(cls, value: object) -> object:
+        if isinstance(value, str) and not value.startswith(("http://", "https://")):
+            raise ConfigError(f"{shown(value)} is not valid", right="http://host:4317 or https://host:4317")
+        return value

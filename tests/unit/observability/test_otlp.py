@@ -100,5 +100,5 @@ def test_a_missing_extra_is_named(protocol, monkeypatch):
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:4317", "ftp://host"])
 def test_an_endpoint_is_a_url(endpoint):
     """The error names the setting."""
-    with pytest.raises(ConfigError, match="otlp_endpoint"):
+    with pytest.raises(ConfigError, match=r"otlp_endpoint: .*http://host:4317"):
         ObservabilityPlugin(own_registry=True, otlp_endpoint=endpoint)
