@@ -70,6 +70,21 @@ def test_middleware_says_what_it_needs():
     assert "pip install" in done.stderr
 
 
+FORGOTTEN = {
+    "langchain": ("langchain_core", "import llmkit_langchain"),
+    "litellm": ("litellm", "import llmkit_litellm"),
+    "redis": ("redis", "from llmkit_plugins import RateLimiterPlugin as P; P(store='redis://127.0.0.1')"),
+}
+
+
+@pytest.mark.parametrize(("extra", "module", "use"), [(extra, *each) for extra, each in FORGOTTEN.items()])
+def test_a_forgotten_extra_says_what_to_install(extra, module, use):
+    """An integration is in every wheel, its framework is not."""
+    ask = f"import sys; sys.modules[{module!r}] = None; {use}"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=100)
+    assert f"pip install 'llmkit-plugins[{extra}]'" in done.stderr.splitlines()[-1]
+
+
 def test_block_blocks():
     """The block is one: an integration cannot be imported without its own framework."""
     with pytest.raises(AssertionError, match="langchain_core is blocked"):

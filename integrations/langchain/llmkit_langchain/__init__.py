@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+try:
+    import langchain_core as _langchain_core  # noqa: F401 - only to say what is missing
+except ModuleNotFoundError as error:
+    if error.name != "langchain_core":
+        raise
+    raise ImportError("llmkit_langchain needs LangChain: pip install 'llmkit-plugins[langchain]'") from error
+
 from llmkit_langchain.backend import ChatBackend, LangChainBackend
 from llmkit_langchain.chat_model import ChatLLMKit
 from llmkit_langchain.context import llmkit_context

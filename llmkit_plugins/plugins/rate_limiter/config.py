@@ -50,7 +50,9 @@ class RateLimiterConfig(Settings):
         try:
             from llmkit_plugins.stores.redis import place_of
         except ImportError as missing:
-            raise ConfigError("redis is not installed", right="pip install 'llmkit-plugins[redis]'") from missing
+            # what is wrong with a private value is not told, only what would be right
+            needed = "redis has to be installed: pip install 'llmkit-plugins[redis]'"
+            raise ConfigError("redis is not installed", right=needed) from missing
         try:
             place_of(store)
         except ValueError:
