@@ -7,8 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from llmkit_plugins import Call, Target, hookimpl
-from llmkit_plugins.config import Settings
+from llmkit_plugins import Call, Settings, Target, hookimpl
 
 
 class EuOnlyConfig(Settings):

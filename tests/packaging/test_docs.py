@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+from llmkit_plugins.call import Attempt, Call, Response, Target
 from llmkit_plugins.config import KitSettings, TargetSettings
 from llmkit_plugins.discovery import discover
 from llmkit_plugins.engine.plan import HOOKS
@@ -33,6 +36,21 @@ def test_every_hook_is_documented() -> None:
     """The table of the hooks page lists the hooks, all of them and no other, with their arguments."""
     listed = re.findall(r"^\| `(llmkit_\w+)\(([\w, ]*)\)`", (DOCS / "hooks.md").read_text(), re.MULTILINE)
     assert {name: tuple(args.split(", ")) for name, args in listed} == HOOKS
+
+
+@pytest.mark.parametrize("word", [Call, Target, Attempt, Response])
+def test_what_hooks_are_given_is_documented(word: type) -> None:
+    """The hooks page has a table of each word's attributes and methods, all but the engine's own and no other."""
+    source = inspect.getsource(word)
+    engines = set(re.findall(r'^    (\w+): [^\n]+\n    """The engine\'s:', source, re.MULTILINE))
+    there = {name for name in dir(word) if not name.startswith("_")} | {one.name for one in dataclasses.fields(word)}
+    table = (
+        section("hooks.md", "What hooks are given").partition(f"| `{word.__name__}` | what |")[2].partition("\n\n")[0]
+    )
+    named = set(re.findall(r"`(\w+)(?:\(\w+\))?`", table))
+    listed = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\|([^|]+)\|", table, re.MULTILINE))))
+    assert there - engines - named == set()
+    assert listed <= there
 
 
 @pytest.mark.parametrize(("title", "model"), [("The kit", KitSettings), ("targets", TargetSettings)])
