@@ -30,6 +30,9 @@ class Pace:
 
     Free until the provider refuses. Then half of what was being sent, growing by as much a minute as was sent before
     the refusal, and free again at twice that. Refusals of what was sent before the last decrease say nothing new.
+
+    Whoever was refused first, or was told when to come back, may try again as if alone: his client does so by itself,
+    and held here he would lose a retry that the provider answers. Who is refused again keeps the pace like the others.
     """
 
     __slots__ = ("_ceiling", "_full_at", "_pace", "_since", "_slope")
@@ -55,15 +58,19 @@ class Pace:
         if pace is not None:
             self._full_at = max(self._full_at, now) + count / pace
 
-    def refused(self, now: float, sent: float, sending: float) -> None:
-        """The provider refused a request that was sent at *sent*, while *sending* requests a second were sent."""
+    def refused(self, now: float, sent: float, sending: float, *, told: bool) -> None:
+        """The provider refused a request that was sent at *sent*, while *sending* requests a second were sent.
+
+        It was *told* or not when to come back.
+        """
         pace = self.now(now)
         if pace is not None and sent < self._since:
             return
         before = max(sending if pace is None else pace, MIN_PACE / DECREASE)
         self._pace = before * DECREASE
         self._since, self._slope, self._ceiling = now, before / RECOVERY_SECONDS, 2 * before
-        self._full_at = now + 2.0 / self._pace
+        ahead = 1.0 if told or pace is None else 2.0
+        self._full_at = now + ahead / self._pace
 
     def wait(self, now: float) -> float:
         """Seconds until another request keeps the pace, of which it may be one ahead."""
@@ -180,7 +187,8 @@ class TargetPace:
             self._hold(now + retry_after)
         if refused:
             elapsed = max(now - self._began, 1.0)
-            self._pace.refused(now, sent[0], (self._requests - self._requests_before) / elapsed)
+            sending = (self._requests - self._requests_before) / elapsed
+            self._pace.refused(now, sent[0], sending, told=retry_after is not None)
             self.free = False
 
     def _hear(self, said: Said, at: float, sent: Sent) -> None:

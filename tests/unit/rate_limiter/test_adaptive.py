@@ -176,6 +176,28 @@ def test_refusals_of_one_moment_count_once(limiter, clock):
     assert flow(limiter, clock, 20, 5) == pytest.approx(52, abs=8)
 
 
+def test_a_refused_call_may_be_tried_again(limiter):
+    """After the first 429 one request may be sent at once, which is the retry of whoever was refused; not two."""
+    limiter.attempt(Call(), TARGET).answered(refused=True)
+    limiter.attempt(Call(), TARGET)
+    assert limiter.outlook(Call(), TARGET).retry_after == pytest.approx(1 / MIN_PACE)
+
+
+def test_a_second_refusal_in_a_row_holds_the_next_call(limiter):
+    """A retry that is refused too is not followed by another one at once."""
+    for _ in range(2):
+        limiter.attempt(Call(), TARGET).answered(refused=True)
+    assert limiter.outlook(Call(), TARGET).retry_after == pytest.approx(1 / MIN_PACE)
+
+
+def test_nobody_is_held_longer_than_the_provider_says(limiter, clock):
+    """Who comes back when he was told to is sent, however often that happens."""
+    for _ in range(3):
+        limiter.attempt(Call(), TARGET).answered(refused=True, retry_after=1)
+        clock.advance(1)
+    assert limiter.outlook(Call(), TARGET) is None
+
+
 def test_the_pace_never_falls_to_nothing(limiter, clock):
     """However often a provider refuses, some requests remain."""
     for _ in range(20):
