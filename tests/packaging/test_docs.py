@@ -96,6 +96,13 @@ def test_the_docs_point_at_what_is_there() -> None:
     assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
 
 
+def test_the_proxy_is_set_up_alike_everywhere() -> None:
+    """README, page and example have the same callbacks: without LiteLLM's own there is no ``/metrics`` for ours."""
+    files = [ROOT / "README.md", DOCS / "litellm.md", ROOT / "examples" / "litellm_proxy" / "config.yaml"]
+    set_up = [re.findall(r"^ *callbacks: (\[.*\])$", file.read_text(), re.MULTILINE) for file in files]
+    assert set_up == [['["prometheus", "llmkit_litellm.proxy.handler"]']] * 3
+
+
 def test_every_page_is_in_the_table_of_contents() -> None:
     """What ``make docs`` builds is what lies in docs/."""
     listed = re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
