@@ -162,11 +162,17 @@ class Receiver:
         return self._meters
 
     def close(self) -> None:
-        """Deliver what waits, in a few seconds at most."""
+        """Deliver what waits, spans and metrics at once, in a few seconds at most."""
+        last_metrics = None
+        if self._meters is not None:
+            last_metrics = Thread(
+                target=self._meters.shutdown, args=[CLOSE_SECONDS * 1000], name="llmkit-otlp-metrics", daemon=True
+            )
+            last_metrics.start()
         if self._delivery is not None:
             self._delivery.close(CLOSE_SECONDS)
-        if self._meters is not None:
-            self._meters.shutdown(CLOSE_SECONDS * 1000)
+        if last_metrics is not None:
+            last_metrics.join(CLOSE_SECONDS)
         if self._collections is not None:
             self._collections.close()
 

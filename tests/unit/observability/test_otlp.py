@@ -102,3 +102,21 @@ def test_an_endpoint_is_a_url(endpoint):
     """The error names the setting."""
     with pytest.raises(ConfigError, match=r"otlp_endpoint: .*http://host:4317"):
         ObservabilityPlugin(own_registry=True, otlp_endpoint=endpoint)
+
+
+def test_spans_and_metrics_are_delivered_at_once_in_the_end():
+    """Where nobody receives, closing takes as long as for one of the two."""
+    metrics_too, in_time = threading.Event(), []
+
+    class Meters:
+        def shutdown(self, timeout_millis):
+            metrics_too.set()
+
+    class Spans:
+        def close(self, seconds):
+            in_time.append(metrics_too.wait(seconds))
+
+    receiver = otlp.Receiver("http://127.0.0.1:9", "grpc")
+    receiver._delivery, receiver._meters = Spans(), Meters()
+    receiver.close()
+    assert in_time == [True]
