@@ -1,16 +1,19 @@
 """Counters in Redis, which all processes take from: one script takes from several at once, all or none.
 
 A thread of the store's own does the asking: what several want at the same time in one round trip, and what is given
-back as well, so that nobody waits for it. A Redis that does not answer is left alone for a while.
+back as well, so that nobody waits for it. A Redis that does not answer is left alone for a while; what is to be given
+back meanwhile is kept until it answers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -30,6 +33,8 @@ _LARGEST_BATCH = 100
 _LARGEST_BACKLOG = 10_000
 _IDLE_SECONDS = 10.0
 """After so long without work the thread ends; the next one who asks starts another."""
+_EXIT_SECONDS = 2.0
+"""How long a process that ends waits for what it has to give back."""
 
 
 class Claim(NamedTuple):
@@ -61,8 +66,14 @@ TAKEN = Reply(taken=True)
 UNREACHABLE = Reply(taken=False)
 
 # GCRA (ITU-T I.371): a rate's state is when it will be full again, in µs of the clock of Redis; the key goes with it.
-# A permit is a member of a sorted set, by when its lease ends.
-_TAKE = """
+# A permit is a member of a sorted set, by when its lease ends; the key goes with the last.
+_LUA = """
+local function get(key) return tonumber(redis.call('GET', key)) or 0 end
+local function whole(number) return string.format('%.0f', math.min(number, 1e17)) end
+"""
+_TAKE = (
+    _LUA
+    + """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local ahead, short, longest = {}, 0, -1
@@ -70,7 +81,7 @@ for i, key in ipairs(KEYS) do
   local step, most, wait, holder = tonumber(ARGV[4*i-3]), tonumber(ARGV[4*i-2]), tonumber(ARGV[4*i-1]), ARGV[4*i]
   local missing = -1
   if holder == '' then
-    ahead[i] = math.max((redis.call('GET', key) or 0) - now, 0) + step
+    ahead[i] = math.max(get(key) - now, 0) + step
     if ahead[i] > most then missing = math.max(ahead[i] - wait, 1) end
   else
     redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
@@ -78,34 +89,38 @@ for i, key in ipairs(KEYS) do
   end
   if missing > longest then short, longest = i, missing end
 end
-if short > 0 then return {short, string.format('%.0f', longest)} end
+if short > 0 then return {short, whole(longest)} end
 for i, key in ipairs(KEYS) do
   if ahead[i] == nil then
-    local lease = tonumber(ARGV[4*i-3])
-    redis.call('ZADD', key, string.format('%.0f', now + lease), ARGV[4*i])
-    redis.call('PEXPIRE', key, string.format('%.0f', lease / 1000 + 1))
+    redis.call('ZADD', key, whole(now + ARGV[4*i-3]), ARGV[4*i])
+    local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
+    redis.call('PEXPIREAT', key, whole(last / 1000 + 1))
   elseif ahead[i] > 0 then
-    redis.call('SET', key, string.format('%.17g', now + ahead[i]), 'PX', string.format('%.0f', ahead[i] / 1000 + 1))
+    redis.call('SET', key, string.format('%.17g', now + ahead[i]), 'PX', whole(ahead[i] / 1000 + 1))
   end
 end
 return {0, '0'}
 """
-_SHIFT = """
+)
+_SHIFT = (
+    _LUA
+    + """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 for i, key in ipairs(KEYS) do
   if ARGV[4*i] ~= '' then
     redis.call('ZREM', key, ARGV[4*i])
   else
-    local ahead = math.max((redis.call('GET', key) or 0) - now, 0) + ARGV[4*i-3]
+    local ahead = math.max(get(key) - now, 0) + ARGV[4*i-3]
     if ahead > 0 then
-      redis.call('SET', key, string.format('%.17g', now + ahead), 'PX', string.format('%.0f', ahead / 1000 + 1))
+      redis.call('SET', key, string.format('%.17g', now + ahead), 'PX', whole(ahead / 1000 + 1))
     else
       redis.call('DEL', key)
     end
   end
 end
 """
+)
 _MICROSECONDS = 1e6
 
 
@@ -138,6 +153,7 @@ class RedisStore:
         self._lock = Lock()
         self._thread: Thread | None = None
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._owed: list[Claim] = []
         self._client: Redis | None = None
 
     def take(self, claims: Sequence[Claim]) -> Reply:
@@ -147,11 +163,11 @@ class RedisStore:
             return UNREACHABLE
         try:
             return reply.result(2 * self._timeout_seconds)
-        except BaseException as gone:
+        except TimeoutError as late:
+            return self._not_waiting(claims, reply, late)
+        except BaseException:
             self._withdraw(claims, reply)
-            if not isinstance(gone, TimeoutError):
-                raise
-        return UNREACHABLE
+            raise
 
     async def atake(self, claims: Sequence[Claim]) -> Reply:
         """The same, awaiting. Who is cancelled meanwhile has taken nothing."""
@@ -161,25 +177,27 @@ class RedisStore:
         try:
             async with asyncio.timeout(2 * self._timeout_seconds):
                 return await asyncio.wrap_future(reply)
-        except BaseException as gone:
+        except TimeoutError as late:
+            return self._not_waiting(claims, reply, late)
+        except BaseException:
             self._withdraw(claims, reply)
-            if not isinstance(gone, TimeoutError):
-                raise
-        return UNREACHABLE
+            raise
 
     def shift(self, claims: Sequence[Claim]) -> None:
         """Move rates by the steps of *claims*, whatever they may be, and give back permits: soon, in the background."""
-        if monotonic() >= self._away_until:
+        if self._jobs.qsize() < _LARGEST_BACKLOG:
             self._put(_Job(_SHIFT, claims, None))
 
     def flush(self, seconds: float) -> None:
-        """Wait until all that was asked for before is done, for *seconds* at most."""
+        """Wait until all that was asked for before is done, for *seconds* at most. A Redis that was left alone is asked
+        once more, where there is anything to give back."""
         if self._thread is not None:
             done: Future[Reply] = Future()
+            self._away_until = float("-inf")
             self._put(_Job(_SHIFT, (), done))
-            try:
+            with suppress(TimeoutError):
                 done.result(seconds)
-            except TimeoutError:
+            if self._owed or not done.done():
                 log.warning("what was to be given back to Redis at %s may be lost", self.place)
 
     # -- asking -----------------------------------------------------------------------------------------------------
@@ -193,10 +211,23 @@ class RedisStore:
 
     def _put(self, job: _Job) -> None:
         self._jobs.put(job)
-        with self._lock:
-            if self._thread is None:
-                self._thread = Thread(target=self._work, name="llmkit-redis", daemon=True)
-                self._thread.start()
+        try:
+            with self._lock:
+                if self._thread is None or not self._thread.is_alive():
+                    thread = Thread(target=self._work, name="llmkit-redis", daemon=True)
+                    thread.start()
+                    self._thread = thread
+        except RuntimeError as error:  # there are too many threads, or the interpreter ends
+            self._lost(error)
+
+    def _not_waiting(self, claims: Sequence[Claim], reply: Future[Reply], late: TimeoutError) -> Reply:
+        """Whoever asked has waited long enough. If it was he who came too late, as a busy event loop does, there is an
+        answer."""
+        if reply.done() and not reply.cancelled():
+            return reply.result()
+        self._withdraw(claims, reply)
+        self._lost(late)
+        return UNREACHABLE
 
     def _withdraw(self, claims: Sequence[Claim], reply: Future[Reply]) -> None:
         """Whoever asked has gone: what he is given all the same, he gives back."""
@@ -211,37 +242,64 @@ class RedisStore:
 
     def _work(self) -> None:
         while True:
+            batch: list[_Job] = []
             try:
-                batch = [self._jobs.get(timeout=_IDLE_SECONDS)]
+                patience = max(self._away_until - monotonic(), 0.0) if self._owed else _IDLE_SECONDS
+                batch.append(self._jobs.get(timeout=patience))
             except Empty:
                 with self._lock:
-                    if self._jobs.empty():
+                    if self._jobs.empty() and not self._owed:
                         self._thread = None
                         return
-                continue
             while len(batch) < _LARGEST_BATCH and not self._jobs.empty():
                 batch.append(self._jobs.get())
             self._perform([job for job in batch if job.reply is None or job.reply.set_running_or_notify_cancel()])
 
     def _perform(self, jobs: Sequence[_Job]) -> None:
+        replies = [UNREACHABLE] * len(jobs)
+        if monotonic() < self._away_until:
+            self._owe(claim for job in jobs if job.reply is None for claim in job.claims)
+        else:
+            owed, self._owed = self._owed, []
+            replies = self._answered([_Job(_SHIFT, owed, None), *jobs])[1:]
+        for job, reply in zip(jobs, replies, strict=True):
+            if job.reply is not None:
+                job.reply.set_result(reply)
+
+    def _answered(self, jobs: Sequence[_Job]) -> list[Reply]:
         try:
             answers = self._send(jobs)
+            replies = [*map(_read, answers)]
         except Exception as error:  # whatever it is, nobody may be kept waiting for a thread that has ended
             answers = [error] * len(jobs)
-        errors = [answer for answer in answers if isinstance(answer, Exception)]
-        if errors:
-            self._lost(errors[0])
-        elif self._away:
+            replies = [UNREACHABLE] * len(jobs)
+        failed = [(job, error) for job, error in zip(jobs, answers, strict=True) if _says_all_is_lost(error)]
+        if failed:
+            # Who knows what was done: to take permits back twice does no harm, as it would with rates.
+            self._owe(claim for job, _ in failed for claim in job.claims if claim.holder)
+            self._lost(failed[0][1])
+            self._disconnect()
+        elif self._away and any(job.claims for job in jobs):
             self._away = False
             log.warning("Redis at %s answers again", self.place)
-        for job, answer in zip(jobs, answers, strict=True):
-            if job.reply is not None:
-                job.reply.set_result(_read(answer))
+        return replies
+
+    def _owe(self, claims: Iterable[Claim]) -> None:
+        """Keep what is to be given back; the oldest, if it is too much, comes back by its lease."""
+        self._owed = [*self._owed, *claims][-_LARGEST_BACKLOG:]
+
+    def _disconnect(self) -> None:
+        """The next connection may be to another server: of one that had to step down, nothing is to be hoped for."""
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(Exception):
+                client.close()
 
     def _send(self, jobs: Sequence[_Job]) -> list[Any]:
         if self._client is None:
             self._client = Redis.from_url(
                 self._url,
+                encoding_errors="surrogatepass",
                 socket_timeout=self._timeout_seconds,
                 socket_connect_timeout=self._timeout_seconds,
                 retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionLost,)),  # it may have closed an idle one
@@ -259,9 +317,10 @@ class RedisStore:
         if not self._away:
             self._away = True
             log.warning(
-                "Redis at %s cannot be asked (%s): each process counts by itself until it answers",
+                "Redis at %s cannot be asked (%s: %s): each process counts by itself until it answers",
                 self.place,
                 type(error).__name__,
+                error,
             )
 
 
@@ -277,6 +336,11 @@ def _numbers(claims: Sequence[Claim]) -> list[str | float]:
         counted = most if holder else most * _MICROSECONDS
         numbers += (step * _MICROSECONDS, counted, wait * _MICROSECONDS, holder)
     return numbers
+
+
+def _says_all_is_lost(answer: Any) -> bool:
+    """A key that holds something of somebody else's is no reason not to ask for others."""
+    return isinstance(answer, Exception) and "WRONGTYPE" not in str(answer)
 
 
 def _read(answer: Any) -> Reply:
@@ -305,3 +369,10 @@ def _begin_anew() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
+
+
+@atexit.register
+def _flush_all() -> None:
+    """What the others would have to wait for until its lease ends is given back."""
+    for store in list(_stores):
+        store.flush(_EXIT_SECONDS)

@@ -90,7 +90,7 @@ def _nap(level: Level, seconds: float, left: float) -> float | None:
 def _claim(ticket: Ticket, holder: str, level: Level, key: Hashable, step: float) -> Claim:
     from llmkit_plugins.stores.redis import Claim
 
-    name = f"{{llmkit}}:{level.name}:{_digest(repr(key))}"  # in a cluster, what is in braces keeps them together
+    name = f"{{llmkit}}:{level.meter}:{level.name}:{_digest(repr(key))}"
     if level.timed:
         return Claim(name, step, level.depth, level.fill)
     return Claim(name, ticket.books.lease_seconds, level.fill, level.held_seconds / level.fill, holder)

@@ -12,7 +12,7 @@ import pytest
 
 from llmkit_plugins import Attempt, Backend, Call, LLMKit, Target, Usage
 from llmkit_plugins.errors import RateLimited
-from llmkit_plugins.events import LimitReached
+from llmkit_plugins.events import LimitReached, StoreUnreachable
 from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiterPlugin
 
 
@@ -235,12 +235,26 @@ async def test_who_is_cancelled_while_asking_has_taken_nothing(server, keys, eve
     assert ahead <= 60  # those that were under way keep their request, and none is counted twice
 
 
+async def test_limits_of_one_name_that_count_different_things(server):
+    """One application's permits are not another's requests, nor those it had before."""
+    for limit in (
+        Limit(requests="2/h", name="users"),
+        Limit(concurrency=2, name="users"),
+        Limit(tokens="1000/h", name="users"),
+    ):
+        store = process(server, limit)
+        told: list[StoreUnreachable] = []
+        store.events.subscribe(StoreUnreachable, told.append)
+        assert await ask(store, "acall")
+        assert told == []
+
+
 async def test_keys_tell_nobody_who_asks(server, keys):
     """The name of the limit and a digest."""
     kit = process(server, Limit(requests="5/h", per=("user", "metadata.key")))
     await kit.acall(Call("question", user="ann@example.org", metadata={"key": "sk-secret"}), Instant())
     (key,) = keys()
-    assert key.startswith("{llmkit}:requests 5/h per user and metadata.key:")
+    assert key.startswith("{llmkit}:requests:requests 5/h per user and metadata.key:")
     assert "ann" not in key
     assert "secret" not in key
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import time
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -55,6 +58,7 @@ async def test_calls_go_on_with_what_the_process_knows(server, caplog, way, trou
     (logged,) = [record.getMessage() for record in caplog.records if record.name == "llmkit"]
     assert "each process counts by itself" in logged
     assert f"127.0.0.1:{server.port}" in logged
+    assert "refused" in logged if trouble == "down" else "Timeout" in logged
 
 
 async def test_it_is_found_again(server, caplog):
@@ -112,6 +116,129 @@ def test_what_an_answer_too_late_took_is_given_back(server, eventually):
     store._send = late  # type: ignore[method-assign]
     assert store.take(claims) is UNREACHABLE
     eventually(lambda: not server.client.exists("{llmkit}:rate", "{llmkit}:permit"))
+
+
+PERMIT = Claim("{llmkit}:permits", 60.0, 3.0, 1.0, "me")
+RATE = Claim("{llmkit}:rate", 1.0, 10.0, 9.0)
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["idle", "asks"])
+def test_permits_given_back_to_a_redis_that_stalls_come_back(server, eventually, asks):
+    """They are kept until it answers, and do not stay away for the length of their lease."""
+    store = RedisStore(server.url, timeout_seconds=0.05, retry_seconds=0.05)
+    other = PERMIT._replace(holder="other")
+    assert store.take([PERMIT, other]).taken
+    server.stall()
+    store.shift([PERMIT])
+    if asks:
+        assert store.take([RATE]) is UNREACHABLE
+    store.shift([other])
+    server.go_on()
+    eventually(lambda: not server.client.exists(PERMIT.key))
+
+
+def test_a_permit_whose_answer_was_lost_comes_back(server, eventually):
+    """Redis has given it all the same."""
+    store = RedisStore(server.url, timeout_seconds=0.05, retry_seconds=0.05)
+    assert store.take([RATE]).taken
+    server.stall()
+    assert store.take([PERMIT, RATE]) is UNREACHABLE
+    server.go_on()
+    eventually(lambda: float(server.client.get(RATE.key)) > 0 and not server.client.exists(PERMIT.key))
+
+
+def test_permits_given_back_to_one_that_had_to_step_down_come_back(server, caplog, eventually):
+    """It is asked through a new connection, which may lead to its successor; the log says what it said."""
+    store = RedisStore(server.url, retry_seconds=0.05)
+    assert store.take([PERMIT]).taken
+    server.client.replicaof("127.0.0.1", 1)
+    try:
+        connection = store._client
+        assert store.take([RATE]) is UNREACHABLE
+        assert "READONLY" in caplog.text
+        store.shift([PERMIT])
+        eventually(lambda: store._client is not connection)
+    finally:
+        server.client.replicaof("NO", "ONE")
+    eventually(lambda: not server.client.exists(PERMIT.key))
+
+
+def test_what_is_given_back_while_it_is_left_alone_is_bounded(server, monkeypatch):
+    """The oldest comes back by its lease."""
+    monkeypatch.setattr("llmkit_plugins.stores.redis._LARGEST_BACKLOG", 3)
+    store = RedisStore(server.url)
+    store._owe([PERMIT._replace(holder=str(number)) for number in range(5)])
+    assert [claim.holder for claim in store._owed] == ["2", "3", "4"]
+
+
+async def test_who_is_late_himself_gets_the_answer_that_came_in_time(server):
+    """An event loop that was busy for longer than it would have waited."""
+    store = RedisStore(server.url, timeout_seconds=0.02)
+    assert store.take([RATE]).taken
+    asked = asyncio.ensure_future(store.atake([RATE]))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(time.sleep, 0.1)
+    assert (await asked).taken
+    assert store.failures == 0
+
+
+def test_where_nothing_comes_at_all_only_the_first_waits(server):
+    """As where a name is not resolved, which knows no timeout."""
+    store = RedisStore(server.url, timeout_seconds=0.02)
+    resolved, sent = Event(), store._send
+
+    def resolving(jobs: Any) -> Any:
+        resolved.wait(20)
+        return sent(jobs)
+
+    store._send = resolving  # type: ignore[method-assign]
+    assert store.take([RATE]) is UNREACHABLE
+    assert store._ask([RATE]) is None
+    assert store.failures == 1
+    resolved.set()
+
+
+def test_where_no_thread_can_be_started_the_next_one_tries_again(server, monkeypatch):
+    """There are too many of them just now."""
+
+    def fails(self: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    store = RedisStore(server.url, timeout_seconds=0.02, retry_seconds=0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr("llmkit_plugins.stores.redis.Thread.start", fails)
+        assert store.take([RATE]) is UNREACHABLE
+    store._timeout_seconds = 5.0
+    assert store.take([RATE]).taken
+
+
+def test_a_process_that_ends_gives_back_what_it_has(server):
+    """Nobody has to close a kit, and nothing waits for a lease."""
+    program = """
+import sys
+from llmkit_plugins.stores.redis import Claim, RedisStore
+store, claims = RedisStore(sys.argv[1]), [Claim("{llmkit}:permits", 60.0, 3000, 1.0, str(n)) for n in range(3000)]
+assert store.take(claims).taken
+for claim in claims:
+    store.shift([claim])
+"""
+    subprocess.run([sys.executable, "-c", program, server.url], check=True, timeout=60)
+    assert not server.client.exists(PERMIT.key)
+
+
+def test_a_shorter_lease_ends_no_other(server):
+    """Processes need not have the same settings, as while they are being deployed."""
+    store = RedisStore(server.url)
+    assert store.take([PERMIT]).taken
+    assert store.take([PERMIT._replace(step=0.5, holder="other")]).taken
+    assert server.client.pttl(PERMIT.key) > 50_000
+
+
+@pytest.mark.parametrize("claim", [PERMIT._replace(step=1e18), Claim("{llmkit}:a", 1e18, 1e19, 1e18)])
+def test_however_far_ahead(server, claim):
+    """What is beyond the times that Redis knows is taken, and goes by itself some day."""
+    assert RedisStore(server.url).take([claim]).taken
+    assert server.client.pttl(claim.key) > 0
 
 
 def test_a_backlog_is_bounded(server, monkeypatch):
