@@ -57,12 +57,11 @@ class Reply(NamedTuple):
 
     taken: bool
     short: int | None = None
-    """The number of the claim that there was not enough for, where nothing was taken. None: Redis did not answer."""
+    """The number of the claim that there is not enough for yet. None: there is, or Redis did not answer."""
     seconds: float = 0.0
-    """How long until there will be."""
+    """How long until there will be. Where rates were taken in advance, permits were not: they are asked for then."""
 
 
-TAKEN = Reply(taken=True)
 UNREACHABLE = Reply(taken=False)
 
 # GCRA (ITU-T I.371): a rate's state is when it will be full again, in µs of the clock of Redis; the key goes with it.
@@ -76,30 +75,35 @@ _TAKE = (
     + """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local ahead, short, longest = {}, 0, -1
+local patience = tonumber(ARGV[#ARGV])
+local ahead, at, late, full, guess = {}, 0, 0, 0, -1
 for i, key in ipairs(KEYS) do
   local step, most, wait, holder = tonumber(ARGV[4*i-3]), tonumber(ARGV[4*i-2]), tonumber(ARGV[4*i-1]), ARGV[4*i]
-  local missing = -1
   if holder == '' then
     ahead[i] = math.max(get(key) - now, 0) + step
-    if ahead[i] > most then missing = math.max(ahead[i] - wait, 1) end
+    local missing = ahead[i] > most and math.max(ahead[i] - wait, 1) or 0
+    if missing > late then at, late = i, missing end
   else
     redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
-    if redis.call('ZCARD', key) >= most then missing = wait end
+    if redis.call('ZCARD', key) >= most and wait > guess then full, guess = i, wait end
   end
-  if missing > longest then short, longest = i, missing end
 end
-if short > 0 then return {short, whole(longest)} end
+if late > patience or (late == 0 and full > 0) then
+  if guess >= late then at, late = full, guess end
+  return {0, at, whole(late)}
+end
 for i, key in ipairs(KEYS) do
-  if ahead[i] == nil then
+  if ahead[i] ~= nil then
+    if ahead[i] > 0 then
+      redis.call('SET', key, string.format('%.17g', now + ahead[i]), 'PX', whole(ahead[i] / 1000 + 1))
+    end
+  elseif late == 0 then
     redis.call('ZADD', key, whole(now + ARGV[4*i-3]), ARGV[4*i])
     local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
     redis.call('PEXPIREAT', key, whole(last / 1000 + 1))
-  elseif ahead[i] > 0 then
-    redis.call('SET', key, string.format('%.17g', now + ahead[i]), 'PX', whole(ahead[i] / 1000 + 1))
   end
 end
-return {0, '0'}
+return {1, at, whole(late)}
 """
 )
 _SHIFT = (
@@ -128,6 +132,7 @@ class _Job(NamedTuple):
     script: str
     claims: Sequence[Claim]
     reply: Future[Reply] | None
+    patience: float = 0.0
 
 
 class RedisStore:
@@ -156,9 +161,10 @@ class RedisStore:
         self._owed: list[Claim] = []
         self._client: Redis | None = None
 
-    def take(self, claims: Sequence[Claim]) -> Reply:
-        """Take all of *claims* or none, waiting in this thread."""
-        reply = self._ask(claims)
+    def take(self, claims: Sequence[Claim], patience: float = 0.0) -> Reply:
+        """Take all of *claims* or none, waiting in this thread. Rates may be taken up to *patience* seconds in
+        advance."""
+        reply = self._ask(claims, patience)
         if reply is None:
             return UNREACHABLE
         try:
@@ -169,9 +175,9 @@ class RedisStore:
             self._withdraw(claims, reply)
             raise
 
-    async def atake(self, claims: Sequence[Claim]) -> Reply:
+    async def atake(self, claims: Sequence[Claim], patience: float = 0.0) -> Reply:
         """The same, awaiting. Who is cancelled meanwhile has taken nothing."""
-        reply = self._ask(claims)
+        reply = self._ask(claims, patience)
         if reply is None:
             return UNREACHABLE
         try:
@@ -202,11 +208,11 @@ class RedisStore:
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
-    def _ask(self, claims: Sequence[Claim]) -> Future[Reply] | None:
+    def _ask(self, claims: Sequence[Claim], patience: float = 0.0) -> Future[Reply] | None:
         if monotonic() < self._away_until or self._jobs.qsize() >= _LARGEST_BACKLOG:
             return None
         reply: Future[Reply] = Future()
-        self._put(_Job(_TAKE, claims, reply))
+        self._put(_Job(_TAKE, claims, reply, patience))
         return reply
 
     def _put(self, job: _Job) -> None:
@@ -305,9 +311,10 @@ class RedisStore:
                 retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionLost,)),  # it may have closed an idle one
             )
         with self._client.pipeline(transaction=False) as pipeline:
-            for script, claims, _ in jobs:
+            for script, claims, _, patience in jobs:
                 if claims:
-                    pipeline.eval(script, len(claims), *[claim.key for claim in claims], *_numbers(claims))
+                    numbers = *_numbers(claims), patience * _MICROSECONDS
+                    pipeline.eval(script, len(claims), *[claim.key for claim in claims], *numbers)
             answered = iter(pipeline.execute(raise_on_error=False))
         return [next(answered) if job.claims else None for job in jobs]
 
@@ -346,8 +353,8 @@ def _says_all_is_lost(answer: Any) -> bool:
 def _read(answer: Any) -> Reply:
     if answer is None or isinstance(answer, Exception):
         return UNREACHABLE
-    short, microseconds = answer
-    return Reply(taken=False, short=short - 1, seconds=float(microseconds) / _MICROSECONDS) if short else TAKEN
+    taken, short, microseconds = answer
+    return Reply(bool(taken), short - 1 if short else None, float(microseconds) / _MICROSECONDS)
 
 
 # -- one for each Redis ---------------------------------------------------------------------------------------------

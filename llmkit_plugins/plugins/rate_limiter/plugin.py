@@ -167,8 +167,8 @@ class RateLimiterPlugin:
                 for seconds in naps:
                     yield Wait(seconds)
             if self.store is not None and ticket.plan.levels:
-                left = None if patience is None else patience - (self.limiter.clock() - begun)
-                if not (yield from share(self.store, ticket, left)) and self._events is not None:
+                until = None if patience is None else begun + patience
+                if not (yield from share(self.store, ticket, until)) and self._events is not None:
                     self._events.publish(StoreUnreachable(call, self.store.place))
         except Refused as refusal:
             refusal = ticket.over if ticket.over is not None and not isinstance(refusal, RateLimited) else refusal

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmkit_plugins.call import new_id
 from llmkit_plugins.errors import RateLimited
 from llmkit_plugins.plugins.rate_limiter.levels import Level, shown
-from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS
+from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS, SHORTEST_NAP_SECONDS
 from llmkit_plugins.steps import Ask, Wait
 
 if TYPE_CHECKING:
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 class SharedCharge:
     """What a ticket has taken from *store*; its *claims* are in the order of its levels."""
 
-    __slots__ = ("_charged", "_claims", "_store")
+    __slots__ = ("_charged", "_claims", "_permits", "_store")
 
     def __init__(self, store: RedisStore, claims: Sequence[Claim], charged: Sequence[float]) -> None:
         self._store, self._claims, self._charged = store, claims, charged
+        self._permits = [claim for claim in claims if claim.holder]
 
     def charge(self, charged: Sequence[float]) -> None:
         """Let it be *charged*, in the unit of each level."""
@@ -38,53 +39,68 @@ class SharedCharge:
             self._store.shift(moved)
 
     def release(self) -> None:
-        """Give back the permits."""
-        self._store.shift([claim for claim in self._claims if claim.holder])
+        """Give back the permits, once."""
+        permits, self._permits = self._permits, []
+        if permits:
+            self._store.shift(permits)
 
 
-def share(store: RedisStore, ticket: Ticket, patience: float | None) -> Generator[Ask | Wait, Any, bool]:
+def share(store: RedisStore, ticket: Ticket, until: float | None) -> Generator[Ask | Wait, Any, bool]:
     """Take from *store* what *ticket* has taken here; says whether it could be asked.
 
-    Raises ``RateLimited``, having given everything back, where that would take longer than *patience* seconds; None:
-    it only counts, and ``ticket.over`` is what would have been raised.
+    Requests are taken in advance, so their wait is exact, and nobody who comes later is served before. Tokens and
+    dollars turn out to be more or fewer than expected, and permits come back any time: who waits for them asks again.
+
+    Raises ``RateLimited``, having given everything back, where that would take longer than *until*; None: it only
+    counts, and ``ticket.over`` is what would have been raised.
     """
-    claims = [*map(partial(_claim, ticket, new_id()), ticket.plan.levels, ticket.keys, ticket.charged)]
-    reply: Reply
-    waited, level = 0.0, None
+    plan, clock = ticket.plan, ticket.books.clock
+    wanted = claims = [*map(partial(_claim, ticket, new_id()), plan.levels, ticket.keys, ticket.charged)]
+    level, began = None, clock()
     try:
         while True:
-            reply = yield Ask(partial(store.take, claims), partial(store.atake, claims))
+            ahead = 0.0 if until is None or plan.metered else max(until - clock(), 0.0)
+            reply: Reply = yield Ask(partial(store.take, wanted, ahead), partial(store.atake, wanted, ahead))
+            if reply.taken and ticket.shared is None:
+                ticket.shared = SharedCharge(store, claims, ticket.charged)
             if reply.short is None:
                 break
-            level = ticket.plan.levels[reply.short]
+            level = plan.levels[reply.short]
             over = RateLimited(level.name, shown(ticket.keys[reply.short]), reply.seconds)
-            if patience is None:
+            if until is None:
                 level.refused += 1
                 ticket.over = over
                 return True
-            nap = _nap(level, reply.seconds, patience - waited)
+            now = clock()
+            nap = reply.seconds if reply.taken else _nap(level, reply.seconds, until - now, now - began)
             if nap is None:
                 level.refused += 1
                 raise over
             ticket.over = ticket.over or over
             yield Wait(nap)
-            waited += nap
+            if reply.taken:
+                wanted = claims[: plan.permits]
+                if not wanted:
+                    break
     except BaseException:
         ticket.refund()
         raise
     if level is not None:
         level.waited += 1
-        level.waited_seconds += waited
-    if reply.taken:
-        ticket.shared = SharedCharge(store, claims, ticket.charged)
+        level.waited_seconds += clock() - began
+        with ticket.books.lock:
+            if ticket.held:
+                ticket.books.lease(ticket, clock())
     return reply.taken
 
 
-def _nap(level: Level, seconds: float, left: float) -> float | None:
-    """How long to sleep before asking again; None where that is in vain. When permits come back is only guessed."""
-    if level.timed:
-        return seconds if seconds <= left else None
-    return min(seconds, LOOK_AGAIN_SECONDS, left) if left > 0.0 else None
+def _nap(level: Level, seconds: float, left: float, waited: float) -> float | None:
+    """How long to sleep before asking again; None where that is in vain. Who has waited long asks less often: Redis
+    has to answer all who wait."""
+    if left <= 0.0 or (level.timed and seconds > left):
+        return None
+    again = min(max(SHORTEST_NAP_SECONDS, waited / 8), LOOK_AGAIN_SECONDS)
+    return min(max(seconds, again) if level.timed else min(max(seconds, again), LOOK_AGAIN_SECONDS), left)
 
 
 def _claim(ticket: Ticket, holder: str, level: Level, key: Hashable, step: float) -> Claim:

@@ -179,10 +179,10 @@ class Ticket:
             return
         books = self.books
         with books.lock:
-            if not self.held:
-                return
             if self.shared is not None:
                 self.shared.release()
+            if not self.held:
+                return
             seconds = books.clock() - (self.leased_until - books.lease_seconds)
             for level, key in zip(self.plan.levels[: self.plan.permits], self.keys, strict=False):
                 level.table.shift(key, -1.0, 0.0)

@@ -8,6 +8,8 @@ from typing import Any
 LOOK_AGAIN_SECONDS = 0.25
 """How long a waiter sleeps at most before it looks whether its turn comes earlier, because others gave something
 back."""
+SHORTEST_NAP_SECONDS = 0.005
+"""How long it sleeps at least while it waits for what comes back at a time that nobody knows."""
 
 
 class Place:
