@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -79,7 +81,16 @@ passes = st.tuples(st.just("pass"), st.integers(1, 60))
 def test_they_do_what_the_model_does(server, at, steps):
     """All or none, exact waits, taken in advance, given back, debts, permits and their leases."""
     server.client.flushall()
-    store, model = RedisStore(server.url, timeout_seconds=5.0), Model()
+    store = RedisStore(server.url, timeout_seconds=5.0)
+    try:
+        _walk(store, at, steps)
+    finally:
+        store.flush(5.0)
+    assert store.failures == 0
+
+
+def _walk(store: RedisStore, at: Callable[[int], None], steps: list[Any]) -> None:
+    model = Model()
     for number, step in enumerate(steps):
         at(model.now)
         match step:
@@ -97,9 +108,7 @@ def test_they_do_what_the_model_does(server, at, steps):
                 for holders in model.held.values():
                     holders.pop(str(holder), None)
             case ("pass", seconds):
-                store.flush(5.0)
                 model.pass_time(seconds)
-    assert store.failures == 0
 
 
 def _claim(name: str, amount: float) -> Claim:
