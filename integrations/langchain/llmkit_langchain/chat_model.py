@@ -156,6 +156,28 @@ class ChatLLMKit(OriginChatModel):
         model = None if asked in backend.routes else asked
         return call_of(messages, params, Origin.of(run), model, "chat"), backend.narrowed(asked)
 
+    @cached_property
+    def _tells_tokens(self) -> bool:
+        return all(getattr(model, "streaming", None) is True for model in self.models.values())
+
+    def _should_stream(
+        self,
+        *,
+        async_api: bool,
+        run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> bool:
+        """Also where all models are set to stream whole answers and somebody hears the tokens; nobody does: a provider
+        that breaks off can still be replaced."""
+        if self._tells_tokens and run_manager is not None and run_manager.handlers:
+            kwargs["stream"] = True
+        return super()._should_stream(async_api=async_api, run_manager=run_manager, **kwargs)
+
+    def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None], /) -> dict[str, Any]:
+        """As the models do, where all do it in the same way."""
+        ways = {type(model)._combine_llm_outputs for model in self.models.values()}
+        return self._first._combine_llm_outputs(llm_outputs) if len(ways) == 1 else {}
+
     # -- tools and structured output --------------------------------------------------------------------------------
 
     def bind_tools(

@@ -505,6 +505,52 @@ async def test_model_that_always_streams(mode, kit, ask, first, chat_openai):
     assert first.requests[0].body["stream"]
 
 
+class Tokens(BaseCallbackHandler):
+    """Hears the tokens."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def on_llm_new_token(self, token, **_):
+        self.heard.append(token)
+
+
+@pytest.mark.parametrize("mode", ["invoke", "batch", "ainvoke", "abatch"])
+async def test_callbacks_hear_the_tokens_of_models_that_always_stream(mode, kit, ask, first, second, chat_openai):
+    """Models that are set to stream whole answers are set so for callbacks to hear each token: they do."""
+    models = {"a": chat_openai(first, "m", streaming=True), "b": chat_openai(second, "m", streaming=True)}
+    listening = Tokens()
+    await ask(mode, ChatLLMKit(models, kit), {"callbacks": [listening], "max_concurrency": 1})
+    assert "".join(listening.heard) == "one two three" * (2 if "batch" in mode else 1)
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_whole_answer_that_nobody_hears_come_is_replaced(mode, streaming, kit, ask, first, second, chat_openai):
+    """A provider that breaks off is replaced where nobody has heard a token of it yet."""
+    models = {"a": chat_openai(first, "m", streaming=True), "b": chat_openai(second, "n", streaming=streaming)}
+    model = ChatLLMKit(models, kit)
+    first.fail_with(Fault("disconnect", after_chunks=2))
+    assert await ask(mode, model) == ["four five"]
+
+
+@pytest.mark.parametrize("mode", ["generate", "agenerate"])
+async def test_what_models_tell_of_all_answers(mode, kit, first, second, chat_openai):
+    """What the models tell of all answers together is told by this one too; nothing, where each has a way of its
+    own."""
+    models = {"a": chat_openai(first, "m"), "b": chat_openai(second, "n")}
+    prompts = [[HumanMessage("hi")]]
+
+    async def told(model: BaseChatModel) -> Any:
+        result = await model.agenerate(prompts) if mode == "agenerate" else model.generate(prompts)
+        return result.llm_output
+
+    alone, routed = await told(models["a"]), await told(ChatLLMKit(models, kit))
+    assert alone["token_usage"]["total_tokens"] == 4
+    assert routed == alone
+    assert await told(ChatLLMKit({**models, "c": FakeListChatModel(responses=["x"])}, kit)) == {}
+
+
 @pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
 async def test_content_in_the_form_of_one_of_the_models(mode, kit, first, second, chat_openai):
     """Where the models are set to different forms of content, each gives its own."""
