@@ -27,6 +27,8 @@ from redis.connection import parse_url
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.retry import Retry
 
+from llmkit_plugins.stores.claims import UNREACHABLE, Claim, Reply
+
 log = logging.getLogger("llmkit")
 
 _LARGEST_BATCH = 100
@@ -37,50 +39,26 @@ _EXIT_SECONDS = 2.0
 """How long a process that ends waits for what it has to give back."""
 
 
-class Claim(NamedTuple):
-    """What is wanted of one counter: so much of a rate or, where it names a *holder*, one of so many permits."""
-
-    key: str
-    step: float
-    """Of a rate: how many seconds it moves ahead (back, where that is negative). Of a permit: the seconds of its
-    lease."""
-    most: float
-    """Of a rate: how many seconds it may be ahead of the clock. Of permits: how many there are."""
-    wait: float
-    """Of a rate: from how many seconds ahead the wait is counted. Of a permit: how long it is likely to be."""
-    holder: str = ""
-    """Who has the permit, by a name of his own."""
-
-
-class Reply(NamedTuple):
-    """What became of some claims."""
-
-    taken: bool
-    short: int | None = None
-    """The number of the claim that there is not enough for yet. None: there is, or Redis did not answer."""
-    seconds: float = 0.0
-    """How long until there will be. Where rates were taken in advance, permits were not: they are asked for then."""
-
-
-UNREACHABLE = Reply(taken=False)
-
 # GCRA (ITU-T I.371): a rate's state is when it will be full again, in µs of the clock of Redis; the key goes with it.
 # A permit is a member of a sorted set, by when its lease ends; the key goes with the last.
 _LUA = """
-local function get(key) return tonumber(redis.call('GET', key)) or 0 end
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
 local function whole(number) return string.format('%.0f', math.min(number, 1e17)) end
+local function ahead_of(key) return math.max((tonumber(redis.call('GET', key)) or 0) - now, 0) end
+local function put(key, ahead)
+  redis.call('SET', key, string.format('%.17g', now + ahead), 'PX', whole(ahead / 1000 + 1))
+end
 """
 _TAKE = (
     _LUA
     + """
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
 local patience = tonumber(ARGV[#ARGV])
 local ahead, at, late, full, guess = {}, 0, 0, 0, -1
 for i, key in ipairs(KEYS) do
   local step, most, wait, holder = tonumber(ARGV[4*i-3]), tonumber(ARGV[4*i-2]), tonumber(ARGV[4*i-1]), ARGV[4*i]
   if holder == '' then
-    ahead[i] = math.max(get(key) - now, 0) + step
+    ahead[i] = ahead_of(key) + step
     local missing = ahead[i] > most and math.max(ahead[i] - wait, 1) or 0
     if missing > late then at, late = i, missing end
   else
@@ -94,9 +72,7 @@ if late > patience or (late == 0 and full > 0) then
 end
 for i, key in ipairs(KEYS) do
   if ahead[i] ~= nil then
-    if ahead[i] > 0 then
-      redis.call('SET', key, string.format('%.17g', now + ahead[i]), 'PX', whole(ahead[i] / 1000 + 1))
-    end
+    if ahead[i] > 0 then put(key, ahead[i]) end
   elseif late == 0 then
     redis.call('ZADD', key, whole(now + ARGV[4*i-3]), ARGV[4*i])
     local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
@@ -109,18 +85,12 @@ return {1, at, whole(late)}
 _SHIFT = (
     _LUA
     + """
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
 for i, key in ipairs(KEYS) do
   if ARGV[4*i] ~= '' then
     redis.call('ZREM', key, ARGV[4*i])
   else
-    local ahead = math.max(get(key) - now, 0) + ARGV[4*i-3]
-    if ahead > 0 then
-      redis.call('SET', key, string.format('%.17g', now + ahead), 'PX', whole(ahead / 1000 + 1))
-    else
-      redis.call('DEL', key)
-    end
+    local ahead = ahead_of(key) + ARGV[4*i-3]
+    if ahead > 0 then put(key, ahead) else redis.call('DEL', key) end
   end
 end
 """

@@ -175,10 +175,11 @@ class RateLimiterPlugin:
             if isinstance(refusal, RateLimited):
                 self._tell(call, refusal, "refused")
             raise refusal from None
-        if ticket.over is not None and patience is None:
-            self._tell(call, ticket.over, "passed")
-        elif ticket.over is not None:
-            self._tell(call, ticket.over, "waited", self.limiter.clock() - begun)
+        if ticket.over is not None:
+            if patience is None:
+                self._tell(call, ticket.over, "passed")
+            else:
+                self._tell(call, ticket.over, "waited", self.limiter.clock() - begun)
 
     def _tell(
         self,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from llmkit_plugins.errors import RateLimited
 from llmkit_plugins.plugins.rate_limiter.levels import Level, Pass, shown
 from llmkit_plugins.plugins.rate_limiter.rate import HALF_ULP
-from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS, SHORTEST_NAP_SECONDS, Place
+from llmkit_plugins.plugins.rate_limiter.turns import Place, next_look
 
 if TYPE_CHECKING:
     from llmkit_plugins.plugins.rate_limiter.ticket import Ticket
@@ -102,7 +102,7 @@ class Queueing:
 
     def _nap(self, now: float) -> float:
         """How long to sleep while others hold the permits."""
-        return min(max(SHORTEST_NAP_SECONDS, (now - self._began) / 8), LOOK_AGAIN_SECONDS, self.until - now)
+        return min(next_look(now - self._began), self.until - now)
 
     def _refuse(self, seconds: float) -> NoReturn:
         """It waited in vain: for permits, or because others used more than they were expected to."""

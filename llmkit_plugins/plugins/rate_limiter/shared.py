@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from llmkit_plugins.call import new_id
 from llmkit_plugins.errors import RateLimited
 from llmkit_plugins.plugins.rate_limiter.levels import Level, shown
-from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS, SHORTEST_NAP_SECONDS
+from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS, next_look
 from llmkit_plugins.steps import Ask, Wait
+from llmkit_plugins.stores.claims import Claim, Reply
 
 if TYPE_CHECKING:
     from llmkit_plugins.plugins.rate_limiter.ticket import Ticket
-    from llmkit_plugins.stores.redis import Claim, RedisStore, Reply
+    from llmkit_plugins.stores.redis import RedisStore
 
 
 class SharedCharge:
@@ -99,13 +100,11 @@ def _nap(level: Level, seconds: float, left: float, waited: float) -> float | No
     has to answer all who wait."""
     if left <= 0.0 or (level.timed and seconds > left):
         return None
-    again = min(max(SHORTEST_NAP_SECONDS, waited / 8), LOOK_AGAIN_SECONDS)
-    return min(max(seconds, again) if level.timed else min(max(seconds, again), LOOK_AGAIN_SECONDS), left)
+    nap = max(seconds, next_look(waited))
+    return min(nap, left) if level.timed else min(nap, LOOK_AGAIN_SECONDS, left)
 
 
 def _claim(ticket: Ticket, holder: str, level: Level, key: Hashable, step: float) -> Claim:
-    from llmkit_plugins.stores.redis import Claim
-
     name = f"{{llmkit}}:{level.meter}:{level.name}:{_digest(repr(key))}"
     if level.timed:
         return Claim(name, step, level.depth, level.fill)

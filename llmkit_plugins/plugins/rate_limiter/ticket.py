@@ -149,12 +149,7 @@ class Ticket:
         up. Nothing is learned from answers that broke off: *complete* is False then. What is no number from 0 on is not
         known: it would spoil the limit for good.
         """
-        if input_tokens is not None and not 0.0 <= input_tokens < inf:
-            input_tokens = None
-        if output_tokens is not None and not 0.0 <= output_tokens < inf:
-            output_tokens = None
-        if cost is not None and not 0.0 <= cost < inf:
-            cost = None
+        input_tokens, output_tokens, cost = map(_known, (input_tokens, output_tokens, cost))
         told: dict[str, float] = {}
         with self.books.lock:
             if complete and self._learn_as is not None:
@@ -260,6 +255,10 @@ class Ticket:
         self.books.estimator.learn(model, chars, input_tokens, output_tokens)
         if cost is not None:
             self.books.estimator.learn_cost(model, (input_tokens or 0.0) + (output_tokens or 0.0), cost)
+
+
+def _known(amount: float | None) -> float | None:
+    return amount if amount is not None and 0.0 <= amount < inf else None
 
 
 LearnAs = tuple[str | None, int]

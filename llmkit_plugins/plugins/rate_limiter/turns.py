@@ -8,8 +8,12 @@ from typing import Any
 LOOK_AGAIN_SECONDS = 0.25
 """How long a waiter sleeps at most before it looks whether its turn comes earlier, because others gave something
 back."""
-SHORTEST_NAP_SECONDS = 0.005
-"""How long it sleeps at least while it waits for what comes back at a time that nobody knows."""
+_SHORTEST_NAP_SECONDS = 0.005
+
+
+def next_look(waited: float) -> float:
+    """How long one sleeps who has *waited* so long for what comes back at a time that nobody knows."""
+    return min(max(_SHORTEST_NAP_SECONDS, waited / 8), LOOK_AGAIN_SECONDS)
 
 
 class Place:
