@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmkit_plugins.errors import ConfigError
-from llmkit_plugins.kit import LLMKit
+
+if TYPE_CHECKING:
+    from llmkit_plugins.kit import LLMKit
 
 Given = TypeVar("Given")
 
 
 def given_kit(kit: Any) -> LLMKit:
     """*kit*, if it is one. Raises ``ConfigError``."""
+    from llmkit_plugins.kit import LLMKit  # which looks at what it is given itself
+
     return given(LLMKit, kit, key="kit", right="LLMKit([...]) or LLMKit.from_config()")
 
 

@@ -25,6 +25,7 @@ from llmkit_plugins.engine.telling import settle
 from llmkit_plugins.engine.timing import HookTimer, Took
 from llmkit_plugins.errors import ConfigError, LLMKitError
 from llmkit_plugins.events import Events
+from llmkit_plugins.given import given
 
 _PLAIN = Backend()
 
@@ -306,18 +307,15 @@ class LLMKit:
 
 
 def _unique(targets: Iterable[Target]) -> tuple[Target, ...]:
-    listed = tuple(_listed("targets", targets))
-    for target in listed:
-        if not isinstance(target, Target):
-            made = 'Target("name", "provider", "model"); LLMKit.from_config takes tables'
-            raise ConfigError(f"{type(target).__name__} is no Target", key="targets", right=made)
+    right = 'Target("name", "provider", "model"); LLMKit.from_config takes tables'
+    listed = tuple([given(Target, target, key="targets", right=right) for target in _listed("targets", targets)])
     for name, times in Counter(target.name for target in listed).items():
         if times > 1:
             raise ConfigError(f"{times} targets are called {name!r}", key="targets", right="a name of its own for each")
     return listed
 
 
-def _listed(what: str, given: Iterable[Any]) -> Iterable[Any]:
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise ConfigError(f"{type(given).__name__} is no list", key=what, right=f"a list of {what}")
-    return given
+def _listed(what: str, value: Iterable[Any]) -> Iterable[Any]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError(f"{type(value).__name__} is no list", key=what, right=f"a list of {what}")
+    return value

@@ -192,7 +192,7 @@ def perform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -
         return step.run()
     if kind is Deliver:
         return _own(step.answer.response, backend)
-    raise TypeError(f"an instance of {type(step).__name__} is not a step")
+    raise no_step(step)
 
 
 async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -> Any:
@@ -222,7 +222,7 @@ async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: U
         return await step.arun()
     if kind is Deliver:
         return _own(step.answer.response, backend)
-    raise TypeError(f"an instance of {type(step).__name__} is not a step")
+    raise no_step(step)
 
 
 def _copying(backend: Backend) -> Copy:
@@ -241,6 +241,11 @@ async def _tell_all(flight: Any, relay: Relay) -> None:
         if relay.attempt is not None:
             relay.attempt.chunks += len(flight.log)
         await aclose(relay.source)  # first the attempt inside it ends, then the call
+
+
+def no_step(step: Any) -> TypeError:
+    """The bug of a hook that yields what nobody can perform; it does not say what that says."""
+    return TypeError(f"an instance of {type(step).__name__} is not a step")
 
 
 def _own(response: Response, backend: Backend) -> Response:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmkit_plugins.call import Attempt, Call
 from llmkit_plugins.clock import Clock
 from llmkit_plugins.engine.bounds import affordable
-from llmkit_plugins.engine.drivers import thrower, whose
+from llmkit_plugins.engine.drivers import no_step, thrower, whose
 from llmkit_plugins.engine.lifecycle import Flow, Relay
 from llmkit_plugins.engine.telling import inform
 from llmkit_plugins.errors import Refused
@@ -184,5 +184,5 @@ async def _aperform(step: Any, call: Call, plan: Plan) -> Any:
 
 def _asking(step: Any) -> Ask:
     if type(step) is not Ask:
-        raise TypeError(f"an instance of {type(step).__name__} is not a step")
+        raise no_step(step)
     return step
