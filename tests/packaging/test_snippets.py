@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tomllib
@@ -59,7 +60,17 @@ def _connections() -> Iterator[None]:
     litellm.in_memory_llm_clients_cache.flush_cache()
 
 
-@pytest.mark.usefixtures("_connections")
+@pytest.fixture
+def _logging() -> Iterator[None]:
+    """What a snippet says should be logged is over with it."""
+    log = logging.getLogger("llmkit")
+    level, handlers = log.level, log.handlers[:]
+    yield
+    log.setLevel(level)
+    log.handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("_connections", "_logging")
 @pytest.mark.parametrize("snippet", snippets("python"), ids=named)
 def test_python(snippet: Snippet, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs from its first line to its last, with a local provider where the key of a real one would be."""

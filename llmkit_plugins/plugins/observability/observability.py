@@ -15,6 +15,7 @@ from llmkit_plugins.plugins.observability.genai import told_by
 from llmkit_plugins.plugins.observability.logs import request_log
 from llmkit_plugins.plugins.observability.metrics import Metrics
 from llmkit_plugins.plugins.observability.otel_metrics import GenAI
+from llmkit_plugins.plugins.observability.text import writable
 from llmkit_plugins.plugins.observability.tracing import Trace, Tracing
 
 
@@ -72,12 +73,13 @@ class Observability:
         response, attempts, answered_by = call.response, call.attempts, told_by(call)
         usage = None if answered_by is None else answered_by.usage
         costs = [self.prices.cost(one) for one in attempts if has_cost(one)]
+        model = call.model or (answered_by.target.model if answered_by else None)
         return {
             "request_id": call.id,
             "trace_id": None if trace is None else trace.exemplar.trace_id,
             "span_id": None if trace is None else trace.exemplar.span_id,
             "operation": call.operation,
-            "model": call.model or (answered_by.target.model if answered_by else None),
+            "model": None if model is None else writable(model),
             "outcome": call.outcome,
             "error_type": None if error is None else type(error).__qualname__,
             "target": answered_by.target.name if answered_by else None,

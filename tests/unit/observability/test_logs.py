@@ -47,6 +47,14 @@ def test_one_record_for_each_request(mode, make_kit, records, exporter):
     }
 
 
+def test_a_name_that_cannot_be_written(make_kit, records):
+    """Half of an emoji in a model's name is replaced, so that whatever writes the record can."""
+    drive(make_kit(), Call("hi", model="gpt-\ud83d"), ScriptedBackend(), "run")
+    (record,) = records("llmkit.request")
+    assert record.getMessage() == "chat gpt-\\ud83d: ok"
+    assert record.llmkit["model"] == "gpt-\\ud83d"
+
+
 COSTS = {
     "known": (["x", Last("y", Usage(5, 3))], (5 * 1.0 + 3 * 2.0) / 1e6),
     "nobody told the tokens": (["x", "y"], None),
