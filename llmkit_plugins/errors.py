@@ -12,6 +12,7 @@ ErrorKind = Literal[
     "connection",
     "server",
     "auth",
+    "not_found",
     "bad_request",
     "context_length",
     "content_filter",
@@ -19,9 +20,10 @@ ErrorKind = Literal[
 ]
 
 HEALTH_KINDS: frozenset[str] = frozenset({"overloaded", "timeout", "connection", "server"})
-"""The kinds that speak of the provider's health; ``rate_limit`` speaks of its capacity, the rest of the caller."""
+"""The kinds that speak of the provider's health; ``rate_limit`` speaks of its capacity, ``auth`` and
+``not_found`` of how the target is set up, the rest of the caller."""
 
-FAILOVER_KINDS: frozenset[str] = HEALTH_KINDS | {"rate_limit", "auth", "context_length"}
+FAILOVER_KINDS: frozenset[str] = HEALTH_KINDS | {"rate_limit", "auth", "not_found", "context_length"}
 """The kinds another target may not have: the next one is tried, as long as nothing has been handed over."""
 
 

@@ -139,6 +139,7 @@ def test_the_other_endpoints(serve, connect):
         (Fault("overloaded", status=529), "InternalServerError", "overloaded"),
         (Fault("bad_request"), "BadRequestError", "bad_request"),
         (Fault("auth"), "AuthenticationError", "auth"),
+        (Fault("not_found"), "NotFoundError", "not_found"),
         (Fault("context_length"), "BadRequestError", "context_length"),
         (Fault("content_filter"), "BadRequestError", "content_filter"),
         (Fault("timeout"), "APITimeoutError", "timeout"),

@@ -18,7 +18,7 @@ def streamed(request):
 
 
 @pytest.mark.parametrize(
-    "kind", ["rate_limit", "overloaded", "timeout", "connection", "server", "auth", "context_length"]
+    "kind", ["rate_limit", "overloaded", "timeout", "connection", "server", "auth", "not_found", "context_length"]
 )
 def test_kinds_that_another_target_may_not_have(scene, sharing, mode, kind):
     """The next target answers, and the attempt that failed keeps what kind of error it met."""

@@ -64,6 +64,7 @@ def _read(lines: Iterator[str], count: int) -> list[Any]:
         ("overloaded", 503, None),
         ("bad_request", 400, None),
         ("auth", 401, "invalid_api_key"),
+        ("not_found", 404, "model_not_found"),
         ("context_length", 400, "context_length_exceeded"),
         ("content_filter", 400, "content_filter"),
     ],

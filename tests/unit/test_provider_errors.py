@@ -27,9 +27,10 @@ class ClientError(Exception):
         (401, "auth"),
         (402, "auth"),
         (403, "auth"),
-        (404, "bad_request"),
+        (404, "not_found"),
         (408, "timeout"),
         (409, "server"),
+        (410, "not_found"),
         (413, "context_length"),
         (418, "bad_request"),
         (422, "bad_request"),
@@ -103,8 +104,8 @@ def test_a_status_that_is_no_number():
 
 
 def test_the_kinds_that_matter():
-    """What speaks of the provider's health may also be failed over; capacity, keys and length may, but do not."""
-    assert {"rate_limit", "auth", "context_length"} == FAILOVER_KINDS - HEALTH_KINDS
+    """What speaks of health may also be failed over; capacity, keys, models and length may, but do not."""
+    assert {"rate_limit", "auth", "not_found", "context_length"} == FAILOVER_KINDS - HEALTH_KINDS
     assert {"bad_request", "content_filter", "cancelled"}.isdisjoint(FAILOVER_KINDS)
 
 

@@ -41,7 +41,7 @@ _KINDS: tuple[tuple[type[ModelError], ErrorKind], ...] = (
     (ModelAPIError, "server"),
     (ModelAuthenticationError, "auth"),
     (ModelPermissionDeniedError, "auth"),
-    (ModelNotFoundError, "bad_request"),
+    (ModelNotFoundError, "not_found"),
     (ModelInvalidRequestError, "bad_request"),
 )
 

@@ -14,7 +14,7 @@ from llmkit_plugins.plugins.router.habits import Habits
 from llmkit_plugins.plugins.router.lineup import Lineup
 from llmkit_plugins.plugins.router.track import FLOOD, TargetStats, Track
 
-FAILURES = frozenset({"overloaded", "timeout", "connection", "server", "auth"})
+FAILURES = frozenset({"overloaded", "timeout", "connection", "server", "auth", "not_found"})
 """The kinds of errors that the next attempt there is likely to meet too."""
 
 FORGOTTEN_SECONDS = 30.0

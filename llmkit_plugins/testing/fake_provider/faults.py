@@ -17,6 +17,7 @@ FaultKind = Literal[
     "overloaded",
     "bad_request",
     "auth",
+    "not_found",
     "context_length",
     "content_filter",
     "timeout",
@@ -45,6 +46,7 @@ _REFUSALS: Mapping[str, _Refusal] = {
     "overloaded": _Refusal(503, "The engine is currently overloaded.", "server_error"),
     "bad_request": _Refusal(400, "The request is not valid."),
     "auth": _Refusal(401, "Incorrect API key provided.", code="invalid_api_key"),
+    "not_found": _Refusal(404, "The model does not exist or you do not have access to it.", code="model_not_found"),
     "context_length": _Refusal(
         400,
         "This model's maximum context length is 8192 tokens. However, your messages resulted in more. "
@@ -64,9 +66,9 @@ class Fault:
     all), each with *probability*.
 
     ``rate_limit`` (429), ``server_error`` (500), ``overloaded`` (503), ``bad_request``, ``context_length``,
-    ``content_filter`` (400) and ``auth`` (401) answer at once with that status and OpenAI's error body. ``timeout``
-    never answers, ``stall`` goes silent, ``disconnect`` cuts the connection, ``malformed`` sends JSON that breaks off,
-    ``empty`` ends the answer that has not begun. Raises ``ConfigError`` for what does not go together.
+    ``content_filter`` (400), ``auth`` (401) and ``not_found`` (404) answer at once with that status and OpenAI's error
+    body. ``timeout`` never answers, ``stall`` goes silent, ``disconnect`` cuts the connection, ``malformed`` sends JSON
+    that breaks off, ``empty`` ends the answer that has not begun. Raises ``ConfigError`` for what does not go together.
     """
 
     kind: FaultKind

@@ -38,7 +38,7 @@ KINDS = [
     (made(litellm.AuthenticationError), "auth"),
     (made(litellm.PermissionDeniedError, response=RESPONSE), "auth"),
     (made(litellm.BadRequestError), "bad_request"),
-    (made(litellm.NotFoundError), "bad_request"),
+    (made(litellm.NotFoundError), "not_found"),
     (made(litellm.ContextWindowExceededError), "context_length"),
     (made(litellm.ContentPolicyViolationError), "content_filter"),
     (made(litellm.APIError, status_code=500), "server"),

@@ -40,7 +40,7 @@ def test_an_answer_ends_a_run(make):
     assert breaker.state is State.CLOSED
 
 
-@pytest.mark.parametrize("kind", ["auth", "bad_request", "context_length", "content_filter", "cancelled"])
+@pytest.mark.parametrize("kind", ["auth", "not_found", "bad_request", "context_length", "content_filter", "cancelled"])
 def test_the_callers_errors_do_not_count(make, kind):
     """Errors that speak of the caller open nothing and are no requests."""
     breaker = make()

@@ -127,7 +127,7 @@ def test_without_a_floor_all_may_be_open(clock: ManualClock) -> None:
     assert (refused.value.target, refused.value.retry_after) == ("b", 5.0)
 
 
-@pytest.mark.parametrize("kind", ["bad_request", "auth", "context_length", "content_filter"])
+@pytest.mark.parametrize("kind", ["bad_request", "auth", "not_found", "context_length", "content_filter"])
 def test_the_callers_errors_say_nothing(clock: ManualClock, mode: str, kind: Any) -> None:
     """However often a caller is wrong, the circuit stays closed."""
     kit, plugin = kit_of(clock, A)
