@@ -155,7 +155,7 @@ def test_permits_given_back_to_one_that_had_to_step_down_come_back(server, caplo
     try:
         connection = store._client
         assert store.take([RATE]) is UNREACHABLE
-        assert "READONLY" in caplog.text
+        assert "read only replica" in caplog.text
         store.shift([PERMIT])
         eventually(lambda: store._client is not connection)
     finally:
