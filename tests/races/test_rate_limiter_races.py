@@ -81,8 +81,7 @@ class CallBetween(TokenBucket):
 def test_the_race_is_one(monkeypatch):
     """A bucket with a call in the wrong place admits too many here: these tests can fail."""
     monkeypatch.setattr(bucket, "lock_free", lambda: True)
-    over = [race(admitted(CallBetween(SLOW, BURST).check_and_consume, BURST)) - BURST for _ in range(ROUNDS)]
-    assert max(over) > 0
+    assert any(race(admitted(CallBetween(SLOW, BURST).check_and_consume, BURST)) > BURST for _ in range(200))
 
 
 def test_one_level(way):
