@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from threading import RLock
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -25,6 +24,7 @@ from llmkit_plugins.engine.telling import settle
 from llmkit_plugins.engine.timing import HookTimer, Took
 from llmkit_plugins.errors import ConfigError, LLMKitError
 from llmkit_plugins.events import Events
+from llmkit_plugins.forks import new_rlock
 from llmkit_plugins.given import given
 
 _PLAIN = Backend()
@@ -58,7 +58,7 @@ class LLMKit:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._plugins: dict[str, Any] = {}
-        self._lock = RLock()
+        self._lock = new_rlock()
         self._closed = False
         self._timer: HookTimer | None = None
         self._compile()

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import pluggy
@@ -20,6 +19,7 @@ from llmkit_plugins import hookspecs
 from llmkit_plugins.clock import Clock, Sleep
 from llmkit_plugins.engine.sharing import Flights
 from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.forks import new_lock
 
 log = logging.getLogger("llmkit")
 
@@ -55,7 +55,7 @@ class Bugs:
     def __init__(self, on_plugin_error: Literal["log", "raise"]) -> None:
         self.counts: Counter[str] = Counter()
         self._raises = on_plugin_error == "raise"
-        self._lock = Lock()
+        self._lock = new_lock()
         self.listeners: list[Callable[[str], Any]] = []
         """Told of each where it happened."""
 

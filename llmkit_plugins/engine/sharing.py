@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Hashable
-from threading import RLock
 from typing import Any
 
 from llmkit_plugins.call import Call
@@ -12,6 +11,7 @@ from llmkit_plugins.clock import Clock
 from llmkit_plugins.engine.flights import Flight, Key, Source, TaskFlight, ThreadFlight, inside
 from llmkit_plugins.engine.seats import AsyncSeat, Copy, Seat
 from llmkit_plugins.errors import UpstreamLost
+from llmkit_plugins.forks import in_child, new_rlock
 from llmkit_plugins.steps import Share
 
 
@@ -20,11 +20,17 @@ class Flights:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.lock = RLock()  # re-entrant: a stream that is collected as garbage leaves at any allocation
+        self.lock = new_rlock()  # re-entrant: a stream that is collected as garbage leaves at any allocation
         self.joinable: dict[Key, Flight[Any]] = {}
         self.under_way: set[Flight[Any]] = set()
         self.joined = 0
         """How many callers took a seat at a flight that another had started."""
+        in_child(self, Flights._land_elsewhere)
+
+    def _land_elsewhere(self) -> None:
+        """This is a forked process: what was under way goes on in its parent alone."""
+        self.joinable.clear()
+        self.under_way.clear()
 
     def __len__(self) -> int:
         return len(self.under_way)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -27,6 +26,7 @@ from redis.connection import parse_url
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.retry import Retry
 
+from llmkit_plugins.forks import in_child
 from llmkit_plugins.stores.claims import UNREACHABLE, Claim, Reply
 
 log = logging.getLogger("llmkit")
@@ -122,6 +122,7 @@ class RedisStore:
         self._away = False
         self._begin()
         _stores.add(self)
+        in_child(self, RedisStore._begin)
 
     def _begin(self) -> None:
         """Nothing is connected, and nobody works; so it is in a new process as well."""
@@ -337,15 +338,6 @@ def store_at(url: str) -> RedisStore:
     """The store at *url*: the same one for all in this process. Raises ``ValueError`` as :class:`RedisStore` does."""
     store = _by_url.get(url)
     return _by_url.setdefault(url, RedisStore(url)) if store is None else store
-
-
-def _begin_anew() -> None:
-    for store in list(_stores):
-        store._begin()  # noqa: SLF001 - a forked process has none of its parent's threads
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @atexit.register

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from threading import Lock
-
 from llmkit_litellm.limits import limit_deployments
 from llmkit_litellm.router import ROUTERS
 from llmkit_litellm.sdk import SDK, Installed
 from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.forks import new_lock
 from llmkit_plugins.given import given_kit
 from llmkit_plugins.kit import LLMKit
 
-_lock = Lock()
+_lock = new_lock()
 
 
 def install(kit: LLMKit) -> None:

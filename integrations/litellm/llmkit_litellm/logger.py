@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from threading import Lock
 from typing import Any
 
 from litellm.integrations.custom_logger import CustomLogger
@@ -16,6 +15,7 @@ from llmkit_litellm.targets import Book, sdk_target
 from llmkit_plugins.call import Call, Target
 from llmkit_plugins.engine.handle import Handle
 from llmkit_plugins.errors import Refused
+from llmkit_plugins.forks import new_lock
 from llmkit_plugins.given import given_kit
 from llmkit_plugins.kit import LLMKit
 
@@ -43,7 +43,7 @@ class LLMKitLogger(CustomLogger):
         self.plugin_name = f"llmkit-{id(self):x}"  # LiteLLM takes two callbacks of one class for the same without it
         self._kit, self._reader, self._book = given_kit(kit), Reader(), Book(kit.targets)
         self._open: dict[int, tuple[Any, Handle]] = {}
-        self._lock = Lock()
+        self._lock = new_lock()
 
     def log_pre_api_call(self, model: Any, messages: Any, kwargs: Any) -> None:
         """A request is about to be sent. LiteLLM calls this, and all that follows, with the same *kwargs*."""

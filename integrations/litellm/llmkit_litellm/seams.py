@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Lock
 from typing import Any
+
+from llmkit_plugins.forks import new_lock
 
 
 class Seam:
@@ -48,7 +49,7 @@ class Seams:
     def __init__(self, *seams: Seam) -> None:
         self._seams = seams
         self._holders = 0
-        self._lock = Lock()
+        self._lock = new_lock()
 
     def hold(self) -> None:
         """One more needs them."""

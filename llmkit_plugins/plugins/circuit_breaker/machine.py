@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable
 from math import inf
 
+from llmkit_plugins.forks import new_rlock
 from llmkit_plugins.plugins.circuit_breaker.config import CircuitBreakerConfig
 from llmkit_plugins.plugins.circuit_breaker.states import MOVES, Event, Listener, Reason, State, Transition
 
@@ -60,7 +60,7 @@ class Machine:
 
     def __init__(self, name: str, config: CircuitBreakerConfig, now: float, listeners: Iterable[Listener]) -> None:
         self._name, self._config = name, config
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
         self.listeners = list(listeners)
         self._untold: tuple[Transition, ...] = ()
         self._telling = False

@@ -17,7 +17,6 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass
 from functools import partial
 from inspect import isawaitable
-from threading import Lock
 from typing import Any, TypeVar, cast
 
 from llmkit_plugins.call import Attempt, Call
@@ -25,6 +24,7 @@ from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
 from llmkit_plugins.engine.flights import TaskFlight
 from llmkit_plugins.engine.seats import Copy, same
 from llmkit_plugins.engine.sharing import Flights
+from llmkit_plugins.forks import new_lock
 from llmkit_plugins.plugins.multiplexer.config import MultiplexerConfig
 from llmkit_plugins.plugins.multiplexer.key import Alone, Keys
 from llmkit_plugins.plugins.multiplexer.retained import Kept, Retained
@@ -73,7 +73,7 @@ class StreamingMultiplexer:
         self._copy = copy
         self._keys = Keys(config)
         self._retained = Retained(config, self.flights.clock) if config.retain_seconds else None
-        self._counting = Lock()
+        self._counting = new_lock()
         self._tokens_saved, self._usd_saved = 0, 0.0
         self._bounds = (
             config.max_age_seconds,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 from cachetools import TTLCache
@@ -12,6 +11,7 @@ from cachetools import TTLCache
 from llmkit_plugins.call import Attempt, Response
 from llmkit_plugins.clock import Clock
 from llmkit_plugins.engine.flights import Flight
+from llmkit_plugins.forks import new_lock
 from llmkit_plugins.plugins.multiplexer.config import MultiplexerConfig
 from llmkit_plugins.steps import Answer
 
@@ -41,7 +41,7 @@ class Retained:
         self._kept: TTLCache[Hashable, Kept] = TTLCache(
             config.max_retained_bytes, config.retain_seconds, clock, lambda kept: kept.held_bytes
         )
-        self._lock = Lock()
+        self._lock = new_lock()
         self.hits = 0
         """How many calls they have answered."""
 

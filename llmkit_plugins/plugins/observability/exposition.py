@@ -7,7 +7,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import accumulate
-from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,6 +27,7 @@ from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.forks import new_lock
 from llmkit_plugins.plugins.observability.instruments import Exemplar as Trace
 from llmkit_plugins.plugins.observability.instruments import Family, Histogram, Relay
 from llmkit_plugins.plugins.observability.later import NOTES, Later
@@ -38,7 +38,7 @@ _GAUGE_MODES = {"llmkit_circuit_state": "livemax"}
 """How the processes' gauges become one; all others are added up."""
 
 _made: WeakKeyDictionary[CollectorRegistry, Metrics] = WeakKeyDictionary()
-_making = Lock()
+_making = new_lock()
 
 
 def metrics_on(registry: CollectorRegistry, max_label_sets: int = 500) -> Metrics:
@@ -180,6 +180,7 @@ class MetricsServer:
 
     def close(self) -> None:
         """Stop serving."""
-        self._server.shutdown()
+        if self._thread.is_alive():  # in a forked process nobody serves, and nobody would heed it
+            self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
-from threading import Lock, RLock
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+from llmkit_plugins.forks import new_lock, new_rlock
 from llmkit_plugins.plugins.observability.text import writable
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -26,7 +26,7 @@ class Exemplar(NamedTuple):
     unix_seconds: float
 
 
-_adding_up = RLock()
+_adding_up = new_rlock()
 
 
 class Instrument:
@@ -171,7 +171,7 @@ class Family(Generic[Child]):
         self.labels, self.bounds = labels, bounds
         self._children: dict[tuple[str, ...], Child] = {}
         self._relays: list[Callable[[tuple[str, ...]], Relay]] = []
-        self._making = Lock()
+        self._making = new_lock()
 
     def of(self, *values: str) -> Child:
         """The child with these label values, made the first time somebody asks."""
@@ -229,7 +229,7 @@ class Bounded:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._known: set[tuple[str, ...]] = set()
-        self._admitting = Lock()
+        self._admitting = new_lock()
 
     def admit(self, *values: str) -> tuple[str, ...]:
         """*values*, or as many overflow labels."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from threading import RLock
 from typing import Any
+
+from llmkit_plugins.forks import new_rlock
 
 log = logging.getLogger("llmkit")
 
@@ -22,7 +23,7 @@ class Later:
     def __init__(self, notes: int = NOTES) -> None:
         self._notes = notes
         self._waiting: deque[tuple[Any, ...]] = deque()
-        self._writing = RLock()  # a collection of garbage may note something while it is held
+        self._writing = new_rlock()  # a collection of garbage may note something while it is held
         self._failed = False
 
     def note(self, *note: Any) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any, Literal
-from weakref import WeakMethod
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, PeriodicExportingMetricReader
@@ -15,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from llmkit_plugins.errors import ConfigError
+from llmkit_plugins.forks import in_child, new_lock
 
 Protocol = Literal["grpc", "http"]
 
@@ -35,16 +34,14 @@ class Delivery(BatchSpanProcessor):
     def __init__(self, exporter: SpanExporter, lost: Lost, queue: int = QUEUE, every_seconds: float = 1.0) -> None:
         self._exporter = _Watched(exporter, lost)
         self._queue, self._lost, self._ended = queue, lost, 0
-        self._counting = Lock()
+        self._counting = new_lock()
         super().__init__(
             self._exporter,
             max_queue_size=queue,
             schedule_delay_millis=every_seconds * 1000,
             max_export_batch_size=min(512, queue),
         )
-        if hasattr(os, "register_at_fork"):
-            empty = WeakMethod(self._forked)
-            os.register_at_fork(after_in_child=lambda: (forked := empty()) and forked())
+        in_child(self, Delivery._forked)
 
     @property
     def waiting(self) -> int:

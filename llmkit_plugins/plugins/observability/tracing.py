@@ -60,16 +60,13 @@ class Trace:
         self.begun = begun
         """Unix time in nanoseconds."""
         self._now = now
+        ids = span.get_span_context()
+        self.exemplar = Exemplar(format_trace_id(ids.trace_id), format_span_id(ids.span_id), begun / 1e9)
+        """What ties a value of a metric to this trace."""
 
     def at(self, seconds: float) -> int:
         """*seconds* of the kit's clock as Unix time in nanoseconds."""
         return self.begun + int((seconds - self._now) * 1e9)
-
-    @cached_property
-    def exemplar(self) -> Exemplar:
-        """What ties a value of a metric to this trace."""
-        ids = self.span.get_span_context()
-        return Exemplar(format_trace_id(ids.trace_id), format_span_id(ids.span_id), self.begun / 1e9)
 
 
 class Tracing:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from threading import RLock
 from types import MappingProxyType
 from typing import Any
 
 from llmkit_plugins.clock import Clock
 from llmkit_plugins.errors import RateLimited
+from llmkit_plugins.forks import new_rlock
 from llmkit_plugins.plugins.rate_limiter.adaptive import Sent, TargetPace
 from llmkit_plugins.plugins.rate_limiter.estimate import Estimator
 from llmkit_plugins.plugins.rate_limiter.levels import Keys, Plan
@@ -28,7 +28,7 @@ class Books:
 
     clock: Clock
     lease_seconds: float
-    lock: Any = field(default_factory=RLock)
+    lock: Any = field(default_factory=new_rlock)
     leases: dict[Ticket, None] = field(default_factory=dict)
     """The tickets that hold permits, the oldest lease first."""
     estimator: Estimator = field(default_factory=Estimator)

@@ -7,11 +7,11 @@ import inspect
 from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import wraps
-from threading import RLock
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from llmkit_plugins.clock import Clock, sleep_of
 from llmkit_plugins.errors import RateLimited
+from llmkit_plugins.forks import new_rlock
 from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS, Line, Place
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Naps = Generator[float, None, None]
 
 _lines: dict[int, Line] = {}
 """By the id of the bucket, while somebody waits for it (and so keeps it alive)."""
-_lock = RLock()
+_lock = new_rlock()
 
 
 def wait(naps: Naps, clock: Clock) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from math import log
-from threading import RLock
 from typing import Any
 
 from llmkit_plugins.call import Call, Target
+from llmkit_plugins.forks import new_rlock
 from llmkit_plugins.plugins.router.track import Track
 from llmkit_plugins.tokens import prompt_texts
 
@@ -32,7 +32,7 @@ class Affinity:
         self._chars, self._cache_seconds = chars, cache_seconds
         self._sent: dict[int, dict[str, float]] = {}
         self._salts: dict[str, int] = {}
-        self._lock = RLock()
+        self._lock = new_rlock()
 
     def prefix(self, call: Call) -> int:
         """A hash of how the prompt of *call* begins; 0 where it is too short to matter. Made once for each call."""

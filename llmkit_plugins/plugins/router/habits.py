@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from math import expm1, log
-from threading import RLock
 
 from llmkit_plugins.call import Call, Usage
+from llmkit_plugins.forks import new_rlock
 from llmkit_plugins.tokens import MEASURED
 
 _TOKENS_PER_CHAR = 0.25
@@ -78,7 +78,7 @@ class Habits:
         self.of_all = Habit(output_tokens)
         self.known: dict[tuple[str | None, str | None], Habit] = {}
         """By model and user."""
-        self._lock = RLock()
+        self._lock = new_rlock()
         self._prompt_tokens = 0.0
 
     def of(self, call: Call) -> Habit:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from threading import RLock
 
 from llmkit_plugins.call import Attempt, Call, Target, Usage
 from llmkit_plugins.clock import Clock
 from llmkit_plugins.errors import NoTarget
+from llmkit_plugins.forks import new_rlock
 from llmkit_plugins.plugins.router.affinity import Affinity
 from llmkit_plugins.plugins.router.config import RouterConfig
 from llmkit_plugins.plugins.router.habits import Habits
@@ -45,7 +45,7 @@ class Knowledge:
         self._tracks: dict[str, Track] = {}
         self._lineups: dict[tuple[Target, ...], Lineup] = {}
         self._latest = _NOBODY
-        self._lock = RLock()
+        self._lock = new_rlock()
 
     def begin(self, attempt: Attempt) -> None:
         """*attempt* is under way."""
