@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from llmkit_plugins.call import Call
 from llmkit_plugins.config import build, default_order, listed
+from llmkit_plugins.conventions import ROUTE_WISHES
 from llmkit_plugins.discovery import Found, discover
 from llmkit_plugins.errors import ConfigError
 from llmkit_plugins.plugins.router.config import OptimizeFor
@@ -180,7 +181,7 @@ def _explain(args: argparse.Namespace, _: Sequence[str]) -> int:
 def _imagined(args: argparse.Namespace) -> Call:
     """A call such as *args* describe."""
     params = {} if args.max_tokens is None else {"max_tokens": args.max_tokens}
-    metadata = {} if args.optimize_for is None else {"route": {"optimize_for": args.optimize_for}}
+    metadata = {} if args.optimize_for is None else {ROUTE_WISHES: {"optimize_for": args.optimize_for}}
     return Call("abc " * args.prompt_tokens, args.model, params=params, metadata=metadata)
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from llmkit_plugins import Call
+from llmkit_plugins.conventions import VOLATILE_HEADERS
 from llmkit_plugins.plugins.multiplexer import MultiplexerConfig
-from llmkit_plugins.plugins.multiplexer.key import VOLATILE, VOLATILE_HEADERS, Keys
+from llmkit_plugins.plugins.multiplexer.key import VOLATILE, Keys
 
 KEYS = Keys(MultiplexerConfig())
 

@@ -16,11 +16,9 @@ from llmkit_langchain.errors import model_error_kind
 from llmkit_langchain.routes import Route
 from llmkit_plugins import Attempt, Backend, Call, Response
 from llmkit_plugins.clock import Clock
+from llmkit_plugins.conventions import ROUTE_TAKEN
 from llmkit_plugins.engine.sources import aclose, close
 from llmkit_plugins.errors import EmptyAnswer, ErrorKind
-
-ROUTE_KEY = "llmkit"
-"""Where ``response_metadata`` tells the route taken: ``target``, ``attempts`` and ``shared``."""
 
 _FRAME = frozenset({"type", "index", "id"})
 _ATOMS = (str, int, float, NoneType)
@@ -167,12 +165,12 @@ def _learned(attempt: Attempt, result: ChatResult) -> ChatResult:
 
 def _tell_route(attempt: Attempt, message: BaseMessage) -> None:
     told = {"target": attempt.target.name, "attempts": attempt.number, "shared": False}
-    message.response_metadata = {**message.response_metadata, ROUTE_KEY: told}
+    message.response_metadata = {**message.response_metadata, ROUTE_TAKEN: told}
 
 
 def _mark_shared(message: BaseMessage) -> None:
-    if (told := message.response_metadata.get(ROUTE_KEY)) is not None:
-        message.response_metadata = {**message.response_metadata, ROUTE_KEY: {**told, "shared": True}}
+    if (told := message.response_metadata.get(ROUTE_TAKEN)) is not None:
+        message.response_metadata = {**message.response_metadata, ROUTE_TAKEN: {**told, "shared": True}}
 
 
 def _block_says(block: Any) -> bool:

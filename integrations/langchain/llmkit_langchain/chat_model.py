@@ -32,12 +32,13 @@ from llmkit_langchain.models import (
     warn_of_retries,
 )
 from llmkit_langchain.origin import OriginChatModel
-from llmkit_langchain.routes import CREDENTIAL, Route
+from llmkit_langchain.routes import Route
 from llmkit_langchain.runs import MARK, mark_of
 from llmkit_langchain.structured import common_form
 from llmkit_langchain.targets import target_named
 from llmkit_plugins import Call, ConfigError, LLMKit
 from llmkit_plugins.call import new_id
+from llmkit_plugins.conventions import CREDENTIAL
 from llmkit_plugins.given import given_kit
 
 Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool

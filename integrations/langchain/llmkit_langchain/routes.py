@@ -16,11 +16,10 @@ from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import Runnable, RunnableBinding
 
 from llmkit_plugins import Attempt, Call, Target
+from llmkit_plugins.conventions import CREDENTIAL
 
 _TRACING_ONLY = frozenset({"ls_structured_output_format", "structured_output_format"})
 """Bound parameters that only tracers read: a model below its run level would send them."""
-CREDENTIAL = "credential"
-"""The parameter of a call that tells apart models which look alike but may have other keys; it is not sent."""
 
 _WITH_HEADERS = frozenset({"langchain_anthropic", "langchain_groq", "langchain_openai"})
 """The packages of models, and of those that are derived from them, whose clients take ``extra_headers``."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmkit_litellm.callers import caller_of
 from llmkit_plugins.call import Call, new_id
-from llmkit_plugins.plugins.multiplexer.key import is_volatile
+from llmkit_plugins.conventions import CREDENTIAL, is_volatile
 
 _ELSEWHERE = frozenset({"model", "stream", "user", "metadata", "litellm_metadata"})
 _PLUMBING = frozenset(
@@ -95,7 +95,7 @@ def _params(arguments: Mapping[str, Any], prompt: str) -> dict[str, Any]:
         else:
             secrets.append((name, repr(value)))
     if secrets:
-        params["credential"] = hashlib.blake2b(repr(sorted(secrets)).encode(), digest_size=8).hexdigest()
+        params[CREDENTIAL] = hashlib.blake2b(repr(sorted(secrets)).encode(), digest_size=8).hexdigest()
     return params
 
 

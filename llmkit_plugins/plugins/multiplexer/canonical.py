@@ -15,9 +15,9 @@ from itertools import count
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from llmkit_plugins.conventions import ROUTE_TAKEN
+
 ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
-_ROUTE = "llmkit"
-"""Where the metadata of an answer says which way it came, and for whom it was made: a provider is not told."""
 _EMPTY: tuple[Any, ...] = ((), [])
 
 _EXACTLY: dict[type, Callable[[Any], Any]] = {
@@ -83,8 +83,8 @@ def plain_object(value: Any, layout: Layout) -> tuple[Any, ...]:
     """An object of pydantic's as a tree, by the *layout* of its class."""
     name, fields, message = layout
     values, extra = value.__dict__, value.__pydantic_extra__
-    if message and _ROUTE in (told := values.get("response_metadata") or ()):
-        values = {**values, "response_metadata": {word: told[word] for word in told if word != _ROUTE}}
+    if message and ROUTE_TAKEN in (told := values.get("response_metadata") or ()):
+        values = {**values, "response_metadata": {word: told[word] for word in told if word != ROUTE_TAKEN}}
     return name, fields, plain_all(map(values.get, fields)), plain_mapping(extra) if extra else None
 
 

@@ -9,6 +9,7 @@ from types import FunctionType
 from typing import Any
 
 from llmkit_plugins.call import Call
+from llmkit_plugins.conventions import CREDENTIAL, ROUTE_WISHES, is_volatile
 from llmkit_plugins.plugins.multiplexer.canonical import (
     ATOMS,
     Unknown,
@@ -41,31 +42,9 @@ VOLATILE = frozenset(
 )
 """Parameters that tell requests apart and change no answer."""
 
-WISHES = "route"
-"""The metadata by which a call says where it wants to go, and by what goal: the smart router heeds it."""
-
 USERS = frozenset({"user", "safety_identifier"})
 """Parameters that say who asks: to the provider, which answers all alike."""
 
-VOLATILE_HEADERS = frozenset(
-    {
-        "b3",
-        "baggage",
-        "idempotency-key",
-        "request-id",
-        "sentry-trace",
-        "traceparent",
-        "tracestate",
-        "uber-trace-id",
-        "user-agent",
-        "x-amzn-trace-id",
-        "x-client-request-id",
-        "x-cloud-trace-context",
-        "x-correlation-id",
-        "x-request-id",
-    }
-)
-_VOLATILE_PREFIXES = ("x-b3-", "x-datadog-", "x-stainless-")
 _REFUSALS = ("no-cache", "no-store")
 _MARKS = frozenset({"cache", "share", *_REFUSALS})
 
@@ -96,8 +75,8 @@ class Keys:
                 plain(call.model),
                 plain(call.tenant),
                 plain(call.user) if self._by_user else None,
-                plain(metadata.get("credential")) if metadata else None,
-                plain(metadata.get(WISHES)) if metadata else None,
+                plain(metadata.get(CREDENTIAL)) if metadata else None,
+                plain(metadata.get(ROUTE_WISHES)) if metadata else None,
                 plain_all([metadata.get(name) for name in self._metadata_keys]) if self._metadata_keys else None,
                 _messages(call.messages),
                 self._params(params) if params else [],
@@ -180,11 +159,6 @@ def _tools(tools: Any) -> Any:
 
 
 _SPECIAL = {"default_headers": _headers, "extra_headers": _headers, "headers": _headers, "tools": _tools}
-
-
-def is_volatile(header: str) -> bool:
-    """Whether *header*, a name in lower case, tells requests apart and changes no answer."""
-    return header in VOLATILE_HEADERS or header.startswith(_VOLATILE_PREFIXES)
 
 
 def _marked(told: Mapping[str, Any]) -> bool:

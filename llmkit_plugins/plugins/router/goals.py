@@ -9,12 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from llmkit_plugins.call import Target
+from llmkit_plugins.conventions import ROUTE_WISHES
 from llmkit_plugins.plugins.router.config import OptimizeFor, RouterConfig, Weights
 
 log = logging.getLogger(__name__)
-
-KEY = "route"
-"""Where in ``call.metadata`` a call says what it wants."""
 
 PRESETS: Mapping[str, Weights] = {
     "latency": Weights(latency=1.0, cost=0.0, reliability=1.0),
@@ -78,11 +76,11 @@ class Aims:
 
     def of(self, metadata: Mapping[str, Any]) -> Goals:
         """The goals of a call with that *metadata*."""
-        said = metadata.get(KEY)
+        said = metadata.get(ROUTE_WISHES)
         if said is None:
             return self.usual
         if not isinstance(said, Mapping):
-            self._ignore(KEY)
+            self._ignore(ROUTE_WISHES)
             return self.usual
         given = {name: value for name, value in said.items() if value is not None and self._makes_sense(name, value)}
         mode = given.pop("optimize_for", self._asked)
@@ -105,7 +103,7 @@ class Aims:
         check = _CHECKS.get(name)
         if check is not None and check(value):
             return True
-        self._ignore(f"{KEY}.{name}")
+        self._ignore(f"{ROUTE_WISHES}.{name}")
         return False
 
     def _ignore(self, what: str) -> None:

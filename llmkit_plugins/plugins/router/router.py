@@ -10,13 +10,14 @@ from typing import Any
 
 from llmkit_plugins.call import Call, Target
 from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
+from llmkit_plugins.conventions import ROUTE_WISHES
 from llmkit_plugins.errors import ConfigError, NoTarget
 from llmkit_plugins.plugins.router.case import Case, expected_tokens
 from llmkit_plugins.plugins.router.config import RouterConfig
 from llmkit_plugins.plugins.router.decision import Decision, Why, decide, new, why_of
 from llmkit_plugins.plugins.router.explanation import Explanation, explain
 from llmkit_plugins.plugins.router.exploration import Candidate, Exploration
-from llmkit_plugins.plugins.router.goals import KEY, Aims, Goals
+from llmkit_plugins.plugins.router.goals import Aims, Goals
 from llmkit_plugins.plugins.router.knowledge import Knowledge
 from llmkit_plugins.plugins.router.lineup import Lineup
 from llmkit_plugins.plugins.router.scoring import AWAY, FAR, NEAR, VIOLATING, compare, hope
@@ -67,7 +68,7 @@ class SmartRouter(Knowledge):
         if targets is None:
             targets = self.targets
         goals, count = self._usual, len(targets)
-        if call.metadata and KEY in call.metadata:
+        if call.metadata and ROUTE_WISHES in call.metadata:
             goals, targets = self._wanted(call, targets)
             count = len(targets)
         if count <= self._most_ranked or (self.affinity is not None and self.affinity.prefix(call)):
