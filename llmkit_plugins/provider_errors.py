@@ -17,6 +17,7 @@ from math import isfinite
 from typing import Any, get_args
 
 from llmkit_plugins.errors import ErrorKind
+from llmkit_plugins.header_times import UNIX_TIME, duration, unix_seconds
 
 _BY_STATUS: dict[int, ErrorKind] = {
     400: "bad_request",
@@ -41,8 +42,6 @@ _CONTEXT_LENGTH = re.compile(
 )
 _CONTENT_FILTER = re.compile(r"content.?filter|content.?policy|responsible.?ai", re.I)
 _RESET = re.compile(r"(x-)?ratelimit-reset|anthropic-ratelimit-.*-reset$")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)")
-_UNIT_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def kind_of(error: BaseException) -> ErrorKind | None:
@@ -121,11 +120,9 @@ def _seconds(value: str, now: float) -> float | None:
     """A number of seconds, a duration such as ``6m0s``, a Unix time (in seconds or milliseconds), or a date."""
     seconds = _number(value, 1.0)
     if seconds is not None:
-        return seconds if seconds < 1e9 else (seconds if seconds < 1e12 else seconds / 1000) - now
-    parts = _DURATION.findall(value)
-    if parts and "".join(number + unit for number, unit in parts) == value:
-        return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
-    return _date(value, now)
+        return seconds if seconds < UNIX_TIME else unix_seconds(seconds) - now
+    seconds = duration(value)
+    return _date(value, now) if seconds is None else seconds
 
 
 def _number(value: str, unit: float) -> float | None:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_DURATIONS = re.compile(rf"(?:{_DURATION.pattern})+")
-_UNIX_TIME, _UNIX_MILLISECONDS = 1e9, 1e12
-"""Numbers from here on are no durations, but moments."""
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+from llmkit_plugins.header_times import UNIX_TIME, duration, unix_seconds
 
 
 class _Names(NamedTuple):
@@ -81,19 +76,14 @@ def _seconds(text: str | None, date: str | None) -> float | None:
     where it is none of them, or decades away."""
     if text is None:
         return None
-    if _DURATIONS.fullmatch(text):
-        seconds = sum([float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION.findall(text)])
-        return seconds if seconds < _UNIX_TIME else None
+    if (seconds := duration(text)) is not None:
+        return seconds if seconds < UNIX_TIME else None
     number = _number(text)
-    if number is not None and number < _UNIX_TIME:
+    if number is not None and number < UNIX_TIME:
         return number
     try:
-        moment = datetime.fromisoformat(text) if number is None else _moment(number)
+        moment = datetime.fromisoformat(text) if number is None else datetime.fromtimestamp(unix_seconds(number), UTC)
         seconds = (moment - _date(date or "")).total_seconds()
     except (ValueError, TypeError, OverflowError, OSError):
         return None
-    return max(0.0, seconds) if seconds < _UNIX_TIME else None
-
-
-def _moment(unix_time: float) -> datetime:
-    return datetime.fromtimestamp(unix_time if unix_time < _UNIX_MILLISECONDS else unix_time / 1000, UTC)
+    return max(0.0, seconds) if seconds < UNIX_TIME else None
