@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 
 UNIX_TIME = 1e9
 """Numbers from here on are no durations, but moments."""
@@ -14,10 +15,11 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def duration(text: str) -> float | None:
-    """The seconds of ``12ms`` or ``6m0s``; None where *text* is no such thing."""
+    """The seconds of ``12ms`` or ``6m0s``; None where *text* is no such thing, or no number can hold it."""
     if not _DURATIONS.fullmatch(text):
         return None
-    return sum([float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION.findall(text)])
+    seconds = sum([float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION.findall(text)])
+    return seconds if isfinite(seconds) else None
 
 
 def unix_seconds(moment: float) -> float:
