@@ -1,93 +1,22 @@
-"""The settings of a kit, and the plugins and targets they describe."""
+"""From settings to the plugins and targets they describe: everything is checked, then everything is built."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
-
-from pydantic import Field, field_validator
+from typing import Any, NamedTuple, cast
 
 from llmkit_plugins.call import Target
 from llmkit_plugins.discovery import Found, discover, warn_about
 from llmkit_plugins.errors import ConfigError
-from llmkit_plugins.settings import ConfigErrors, Settings, as_one, each, nearest, shown, similar
+from llmkit_plugins.kit_settings import KitSettings
+from llmkit_plugins.settings import as_one, each, nearest, shown, similar
 from llmkit_plugins.source import Document, join, nested_under_plugins, read, scrub
 
-__all__ = [
-    "Assembly",
-    "ConfigErrors",
-    "KitSettings",
-    "Settings",
-    "TargetSettings",
-    "assemble",
-    "build",
-    "default_order",
-    "installed",
-    "listed",
-]
-
 DEFAULT_ORDER = ("observability", "rate_limiter", "multiplexer", "router", "circuit_breaker")
-
-
-class TargetSettings(Settings):
-    """One ``[[targets]]``: a place that can answer."""
-
-    name: str = Field(min_length=1, description="Unique name of the target.")
-    provider: str = Field(min_length=1, description="Who runs it: openai, anthropic, azure …")
-    model: str = Field(min_length=1, description="The provider's name of the model.")
-    input_price: float | None = Field(default=None, ge=0, description="USD per million input tokens; 0 is free.")
-    output_price: float | None = Field(default=None, ge=0, description="USD per million output tokens.")
-    cached_price: float | None = Field(
-        default=None,
-        ge=0,
-        description="USD per million input tokens read from the provider's cache; as any input if not given.",
-    )
-    weight: float = Field(default=1.0, ge=0, description="Share of the traffic among equals.")
-    serves: list[str] | None = Field(
-        default=None, description="The models asked for that it can answer; any if not given."
-    )
-    metadata: dict[str, Any] = Field(default={}, description="Whatever plugins need to know: region, tags, limits.")
-
-    def target(self) -> Target:
-        """The target these settings describe."""
-        given = {name: getattr(self, name) for name in type(self).model_fields}
-        return Target(**{**given, "serves": None if self.serves is None else frozenset(self.serves)})
-
-
-class KitSettings(Settings):
-    """The settings that are the kit's own; those of each plugin are in a table called like the plugin."""
-
-    plugins: list[str] | None = Field(
-        default=None, description="The enabled plugins, in the order of their hooks; all installed ones if not given."
-    )
-    targets: list[TargetSettings] = Field(default=[], description="The places that can answer.")
-    on_plugin_error: Literal["log", "raise"] = Field(
-        default="log",
-        description="What becomes of a plugin's bug: logged, and the call goes on; or (for tests) raised.",
-    )
-    lease_seconds: float = Field(
-        default=600.0,
-        gt=0,
-        description="Seconds after which a call is ended that a framework began and never ended; "
-        "a stream, after so long without a chunk.",
-    )
-
-    @field_validator("plugins")
-    @classmethod
-    def _listed_once(cls, plugins: list[str] | None) -> list[str] | None:
-        _no_duplicates(plugins or (), "[{}]", "{!r} is listed twice", "each plugin once")
-        return plugins
-
-    @field_validator("targets")
-    @classmethod
-    def _named_once(cls, targets: list[TargetSettings]) -> list[TargetSettings]:
-        names = [target.name for target in targets]
-        _no_duplicates(names, "[{}].name", "another target is called {!r} too", "a name of its own for each target")
-        return targets
 
 
 class Assembly(NamedTuple):
@@ -254,14 +183,3 @@ def _table(found: Found, document: Document) -> Mapping[str, Any]:
 def _built(found: Found, given: Mapping[str, Any], problems: _Problems) -> Any:
     with problems.under(found.name):
         return cast("Callable[..., Any]", found.plugin)(**given)
-
-
-def _no_duplicates(names: Iterable[str], key: str, what: str, right: str) -> None:
-    seen: set[str] = set()
-    wrong = []
-    for place, name in enumerate(names):
-        if name in seen:
-            wrong.append(ConfigError(what.format(name), key=key.format(place), right=right))
-        seen.add(name)
-    if wrong:
-        raise as_one(wrong)

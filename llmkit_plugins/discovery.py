@@ -12,12 +12,10 @@ from typing import Any
 from llmkit_plugins.engine.plan import HOOKS, check_hooks
 from llmkit_plugins.errors import ConfigError
 from llmkit_plugins.hookspecs import ENTRY_POINTS
+from llmkit_plugins.kit_settings import KitSettings
 from llmkit_plugins.settings import Settings
 
 log = logging.getLogger("llmkit")
-
-RESERVED = frozenset({"lease_seconds", "on_plugin_error", "plugins", "targets"})
-"""The names of the kit's own settings, beside which a plugin's table stands."""
 
 _OWN = "llmkit-plugins"
 _warned: set[Found] = set()
@@ -100,7 +98,7 @@ def _loaded(found: Found, entry: EntryPoint) -> Found:
 
 
 def _check(found: Found, plugin: Any) -> None:
-    if found.name in RESERVED:
+    if found.name in KitSettings.model_fields:
         raise ConfigError("its name is that of one of the kit's own settings")
     if not callable(plugin):
         raise ConfigError(f"{found.value} is neither a class nor a factory")

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 
-from llmkit_plugins.config import KitSettings
 from llmkit_plugins.discovery import Found
+from llmkit_plugins.kit_settings import KitSettings
 from llmkit_plugins.settings import Settings
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

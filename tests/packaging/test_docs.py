@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from llmkit_plugins.call import Attempt, Call, Response, Target
-from llmkit_plugins.config import KitSettings, TargetSettings
 from llmkit_plugins.discovery import discover
 from llmkit_plugins.engine.plan import HOOKS
 from llmkit_plugins.errors import FAILOVER_KINDS
+from llmkit_plugins.kit_settings import KitSettings, TargetSettings
 from llmkit_plugins.plugins.observability.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]

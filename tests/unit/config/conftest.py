@@ -12,7 +12,7 @@ import pytest
 from pydantic import Field, SecretStr, field_validator
 
 from llmkit_plugins import ConfigError, hookimpl
-from llmkit_plugins.config import Settings
+from llmkit_plugins.settings import Settings
 
 
 class Limit(Settings):
