@@ -17,13 +17,13 @@ from llmkit_plugins.call import Call
 from llmkit_plugins.config import build, default_order, listed
 from llmkit_plugins.conventions import ROUTE_WISHES
 from llmkit_plugins.discovery import Found, discover
+from llmkit_plugins.document import Document, locate, read
 from llmkit_plugins.errors import ConfigError
 from llmkit_plugins.plugins.router.config import OptimizeFor
 from llmkit_plugins.plugins.router.explanation import COLUMNS
 from llmkit_plugins.plugins.router.plugin import RouterPlugin
 from llmkit_plugins.schema import settings_schema
 from llmkit_plugins.settings import each
-from llmkit_plugins.source import Document, locate, read
 from llmkit_plugins.terminal import say, show_table
 
 WELL, WRONG, FAILED = 0, 1, 2

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, cast
 
 from llmkit_plugins.call import Target
 from llmkit_plugins.discovery import Found, discover, warn_about
+from llmkit_plugins.document import Document, join, nested_under_plugins, read, scrub
 from llmkit_plugins.errors import ConfigError
 from llmkit_plugins.kit_settings import KitSettings
 from llmkit_plugins.settings import as_one, each, nearest, shown, similar
-from llmkit_plugins.source import Document, join, nested_under_plugins, read, scrub
 
 DEFAULT_ORDER = ("observability", "rate_limiter", "multiplexer", "router", "circuit_breaker")
 

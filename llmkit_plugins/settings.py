@@ -12,8 +12,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
+from llmkit_plugins.document import FromEnv, join, scrub
 from llmkit_plugins.errors import ConfigError
-from llmkit_plugins.source import FromEnv, join, scrub
 
 _TYPES = {
     "bool": "true or false",

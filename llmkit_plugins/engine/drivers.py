@@ -15,7 +15,7 @@ from llmkit_plugins.call import Attempt, Call, Response
 from llmkit_plugins.engine.bounds import Until, affordable, allow, patience, within
 from llmkit_plugins.engine.lifecycle import Deliver, Flow, Join, Relay
 from llmkit_plugins.engine.seats import AsyncSeat, Copy, Seat, same
-from llmkit_plugins.engine.sources import Paced, aclose, aopen_stream, close, open_stream
+from llmkit_plugins.engine.streams import Paced, aclose, aopen_stream, close, open_stream
 from llmkit_plugins.errors import ForeignCancel, Refused
 from llmkit_plugins.steps import Ask, Wait
 

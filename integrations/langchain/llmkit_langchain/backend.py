@@ -17,7 +17,7 @@ from llmkit_langchain.routes import Route
 from llmkit_plugins import Attempt, Backend, Call, Response
 from llmkit_plugins.clock import Clock
 from llmkit_plugins.conventions import ROUTE_TAKEN
-from llmkit_plugins.engine.sources import aclose, close
+from llmkit_plugins.engine.streams import aclose, close
 from llmkit_plugins.errors import EmptyAnswer, ErrorKind
 
 _FRAME = frozenset({"type", "index", "id"})

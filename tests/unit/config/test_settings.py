@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from llmkit_plugins import ConfigError
+from llmkit_plugins.document import FromEnv
 from llmkit_plugins.settings import ConfigErrors, Settings, as_one, each, nearest
-from llmkit_plugins.source import FromEnv
 
 SECRET = FromEnv("sk-123456", "${KEY}", ("sk-123456",))
 

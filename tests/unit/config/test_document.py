@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit_plugins import ConfigError
-from llmkit_plugins.source import FromEnv, join, locate, read, scrub
+from llmkit_plugins.document import FromEnv, join, locate, read, scrub
 
 
 @pytest.fixture(autouse=True)
