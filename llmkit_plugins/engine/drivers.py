@@ -14,7 +14,7 @@ from llmkit_plugins.backend import Backend
 from llmkit_plugins.call import Attempt, Call, Response
 from llmkit_plugins.engine.bounds import Until, affordable, allow, patience, within
 from llmkit_plugins.engine.lifecycle import Deliver, Flow, Join, Relay
-from llmkit_plugins.engine.seats import AsyncSeat, Copy, Seat, same
+from llmkit_plugins.engine.seats import Copy, TaskSeat, ThreadSeat, same
 from llmkit_plugins.engine.streams import Paced, aclose, aopen_stream, close, open_stream
 from llmkit_plugins.errors import ForeignCancel, Refused
 from llmkit_plugins.steps import Ask, Wait
@@ -68,7 +68,7 @@ def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -
             step = resume(value)
             try:
                 value = None
-                if type(step) is Seat:
+                if type(step) is ThreadSeat:
                     yield from step
                 elif type(step) is Relay:
                     source, attempt = step.source, step.attempt
@@ -111,7 +111,7 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: U
             step = resume(value)
             try:
                 value = None
-                if type(step) is AsyncSeat:
+                if type(step) is TaskSeat:
                     at, log, flight, deadline, copy = 0, step.log, step.flight, until.deadline, step.copy
                     waiting, loop = flight.waiting, flight.loop
                     try:
@@ -184,7 +184,7 @@ def perform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -
     if kind is Join:
         drive = stream if call.stream else run
         return plan.flights.join(step.share, call, partial(drive, step.flow, call, backend, plan), _copying(backend))
-    if kind is Seat:
+    if kind is ThreadSeat:
         return step.whole()
     if kind is Wait:
         return plan.sleep(affordable(step, plan, until.deadline))
@@ -212,7 +212,7 @@ async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: U
         return relay
     if kind is Join:
         return plan.flights.ajoin(step.share, call, partial(arun, step.flow, call, backend, plan), _copying(backend))
-    if kind is AsyncSeat:
+    if kind is TaskSeat:
         return await step.whole()
     if kind is Relay:
         return await _tell_all(until, step)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from llmkit_plugins.call import Call, Response
+from llmkit_plugins.engine.flights import Flight, TaskFlight, ThreadFlight
 
+AnyFlight = TypeVar("AnyFlight", bound=Flight[Any])
 Chunk = TypeVar("Chunk")
 Copy = Callable[[Any], Any]
 """Makes a chunk one's own."""
@@ -17,14 +19,38 @@ def same(chunk: Chunk) -> Chunk:
     return chunk
 
 
-class Seat:
-    """One caller's place at a flight, in a thread. Who has it leaves the flight once."""
+class Seat(Generic[AnyFlight]):
+    """One caller's place at a flight. Who has it leaves the flight once."""
 
     __slots__ = ("at", "call", "copy", "flight", "log")
 
-    def __init__(self, flight: Any, call: Call, copy: Copy) -> None:
+    def __init__(self, flight: AnyFlight, call: Call, copy: Copy) -> None:
         self.flight, self.call, self.copy, self.at = flight, call, copy, 0
         self.log = flight.log
+
+    def answered(self) -> bool:
+        """Whether this caller was handed all there is, up to the provider's last word."""
+        attempts = self.flight.call.attempts
+        return self.at == len(self.log) > 0 and bool(attempts) and attempts[-1].finish_reason is not None
+
+    def response(self, raw: Any) -> Response:
+        """What this caller's call ended with."""
+        leader = self.flight.call
+        answered_by = leader.attempts[-1] if leader.attempts else None
+        return Response(raw, answered_by, None if leader is self.call else leader.id)
+
+    def _own(self) -> Any:
+        """The whole answer, as one's own: it is that already where nobody else boarded, or can any more, or keeps
+        it."""
+        flight = self.flight
+        alone = flight.over and flight.boarded == 1 and flight.landed is None
+        return self.log[0] if alone else self.copy(self.log[0])
+
+
+class ThreadSeat(Seat[ThreadFlight]):
+    """One caller's place in a thread."""
+
+    __slots__ = ()
 
     def __iter__(self) -> Iterator[Any]:
         log, more, copy, deadline = self.log, self.flight.more, self.copy, self.call.deadline
@@ -38,32 +64,15 @@ class Seat:
             self.flight.more(0, self.call.deadline)
         return self._own()
 
-    def _own(self) -> Any:
-        """The whole answer, as one's own: it is that already where nobody else boarded, or can any more, or keeps
-        it."""
-        flight = self.flight
-        alone = flight.over and flight.boarded == 1 and flight.landed is None
-        return self.log[0] if alone else self.copy(self.log[0])
 
-    def answered(self) -> bool:
-        """Whether this caller was handed all there is, up to the provider's last word."""
-        attempts = self.flight.call.attempts
-        return self.at == len(self.log) > 0 and bool(attempts) and attempts[-1].finish_reason is not None
-
-    def response(self, raw: Any) -> Response:
-        """What this caller's call ended with."""
-        leader = self.flight.call
-        answered_by = leader.attempts[-1] if leader.attempts else None
-        return Response(raw, answered_by, None if leader is self.call else leader.id)
-
-
-class AsyncSeat(Seat):
-    """One caller's place at a flight, under an event loop. Who sits there reads the log himself, and between chunks
-    does what ``news`` does: an iterator would cost as much as a third of waking him, a method a twentieth."""
+class TaskSeat(Seat[TaskFlight]):
+    """One caller's place under an event loop. Who sits there reads the log himself, and between chunks does what
+    ``news`` does: an iterator would cost as much as a third of waking him, a method a twentieth."""
 
     __slots__ = ()
 
     async def whole(self) -> Any:
+        """The answer of an upstream that is not streamed."""
         log, flight, deadline = self.log, self.flight, self.call.deadline
         while not log:
             if flight.over:

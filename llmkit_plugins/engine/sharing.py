@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
 
 from llmkit_plugins.call import Call
 from llmkit_plugins.clock import Clock
 from llmkit_plugins.engine.flights import Flight, Key, Source, TaskFlight, ThreadFlight, inside
-from llmkit_plugins.engine.seats import AsyncSeat, Copy, Seat
+from llmkit_plugins.engine.seats import AnyFlight, Copy, TaskSeat, ThreadSeat
 from llmkit_plugins.errors import UpstreamLost
 from llmkit_plugins.forks import in_child, new_rlock
 from llmkit_plugins.steps import Share
@@ -35,13 +35,13 @@ class Flights:
     def __len__(self) -> int:
         return len(self.under_way)
 
-    def join(self, share: Share, call: Call, source: Source[Any], copy: Copy) -> Seat | None:
+    def join(self, share: Share, call: Call, source: Source[Any], copy: Copy) -> ThreadSeat | None:
         """A seat in this thread at the flight for *share*, which starts from *source* if there is none; None: go
         alone."""
         flight, _ = self._board((share.key, call.stream, None), share, call, ThreadFlight, source)
-        return None if flight is None else Seat(flight, call, copy)
+        return None if flight is None else ThreadSeat(flight, call, copy)
 
-    def ajoin(self, share: Share, call: Call, source: Source[Awaitable[Any]], copy: Copy) -> AsyncSeat | None:
+    def ajoin(self, share: Share, call: Call, source: Source[Awaitable[Any]], copy: Copy) -> TaskSeat | None:
         """The same under the running event loop."""
         loop = asyncio.get_running_loop()
         flight, new = self._board((share.key, call.stream, loop), share, call, TaskFlight, source)
@@ -49,13 +49,17 @@ class Flights:
             return None
         if new:
             flight.depart()
-        return AsyncSeat(flight, call, copy)
+        return TaskSeat(flight, call, copy)
 
-    def _board(self, key: Key, share: Share, call: Call, kind: Any, source: Any) -> Any:
+    def _board(
+        self, key: Key, share: Share, call: Call, kind: Callable[..., AnyFlight], source: Source[Any]
+    ) -> tuple[AnyFlight | None, bool]:
+        """The flight that *call* is on, and whether it is new; None: it goes alone. Under one key all are of one
+        *kind*."""
         if key in inside.get():  # a hook of this very upstream is calling: it would wait for itself
             return None, False
         with self.lock:  # and not its ``acquire``, after which Ctrl-C could leave it held for ever
-            flight = self.joinable.get(key)
+            flight: Any = self.joinable.get(key)
             new = flight is None or not flight.admits(share)
             if flight is None or new:
                 if share.max_flights is not None and len(self.under_way) >= share.max_flights:
