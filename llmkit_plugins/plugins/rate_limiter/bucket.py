@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, ParamSpec, TypeVar
 
 from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
 from llmkit_plugins.errors import ConfigError
 from llmkit_plugins.plugins.rate_limiter.atomic import guarded, lock_free
 from llmkit_plugins.plugins.rate_limiter.rate import Rate
-from llmkit_plugins.plugins.rate_limiter.waiting import Waits
+from llmkit_plugins.plugins.rate_limiter.waiting import Turn
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 FULL = float("-inf")
 """The state of a bucket that nobody has taken from."""
@@ -17,7 +21,7 @@ FULL = float("-inf")
 _shared_rate = lru_cache(maxsize=1024, typed=True)(Rate)
 
 
-class TokenBucket(Waits):
+class TokenBucket:
     """Admits *rate* per *per* seconds, and up to *burst* at once after a rest (one period's worth, if not given).
 
     GCRA, the generic cell rate algorithm (ITU-T I.371): the state is the moment at which the bucket will be full
@@ -145,6 +149,26 @@ class TokenBucket(Waits):
         now = self.clock()
         ahead = max(self.full_at, now) + step - now
         return ahead - self.rule.fill if ahead > self.rule.depth else 0.0
+
+    def turn(self, cost: float = 1.0, max_wait_seconds: float = float("inf")) -> Turn:
+        """A turn at *cost*: ``with bucket.turn(3, max_wait_seconds=5): ...``."""
+        return Turn(self, cost, max_wait_seconds)
+
+    def __enter__(self) -> None:
+        self.turn().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    async def __aenter__(self) -> None:
+        await self.turn().__aenter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """*function*, each call of which waits its turn."""
+        return self.turn()(function)
 
     def _step(self, cost: float) -> float:
         if not 0.0 <= cost <= self.rule.most:

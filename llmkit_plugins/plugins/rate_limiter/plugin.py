@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmkit_plugins.kit import LLMKit
     from llmkit_plugins.stores.redis import RedisStore
 
-Turn = Generator[Ask | Wait, Any, None]
+Steps = Generator[Ask | Wait, Any, None]
 
 CLOSE_SECONDS = 2.0
 """How long a closing kit waits for what is to be given back to other processes."""
@@ -75,7 +75,7 @@ class RateLimiterPlugin:
         return {name: getattr(self.config, name) for name in RateLimiterConfig.model_fields if name != "store"}
 
     @hookimpl
-    def llmkit_pre_request(self, call: Call) -> Turn | None:
+    def llmkit_pre_request(self, call: Call) -> Steps | None:
         return self._take(call, call.state, self.limiter.request, call) if self.limiter.limits_callers else None
 
     @hookimpl
@@ -93,7 +93,7 @@ class RateLimiterPlugin:
         return [targets[place] for place in soonest]
 
     @hookimpl
-    def llmkit_pre_attempt(self, call: Call, attempt: Attempt) -> Turn | None:
+    def llmkit_pre_attempt(self, call: Call, attempt: Attempt) -> Steps | None:
         if not self.limiter.limits_attempts:
             return None
         return self._take(call, attempt.state, self.limiter.attempt, call, attempt.target)
@@ -146,7 +146,7 @@ class RateLimiterPlugin:
         ticket: Ticket | None = call.state.get(self) if runs_on else call.state.pop(self, None)
         return ticket
 
-    def _take(self, call: Call, state: dict[object, Any], take: Callable[..., Ticket], *what: Any) -> Turn | None:
+    def _take(self, call: Call, state: dict[object, Any], take: Callable[..., Ticket], *what: Any) -> Steps | None:
         try:
             ticket = state[self] = take(*what)
         except RateLimited as refusal:
@@ -158,7 +158,7 @@ class RateLimiterPlugin:
             self._tell(call, ticket.over, "passed")
         return None
 
-    def _turn(self, call: Call, ticket: Ticket) -> Turn:
+    def _turn(self, call: Call, ticket: Ticket) -> Steps:
         """Wait in line, and ask what other processes have left. Where the caller cannot wait, or goes away, the place
         goes to those behind."""
         begun, patience = self.limiter.clock(), self.limiter.patience(call)

@@ -110,29 +110,3 @@ class Turn:
     def _ahead(self, place: Place) -> float:
         with _lock:
             return place.state(self.bucket.full_at) - self.bucket.clock()
-
-
-class Waits:
-    """Lets a token bucket be waited for: see :class:`Turn`."""
-
-    __slots__ = ()
-
-    def turn(self, cost: float = 1.0, max_wait_seconds: float = float("inf")) -> Turn:
-        """A turn at *cost*: ``with bucket.turn(3, max_wait_seconds=5): ...``."""
-        return Turn(cast("TokenBucket", self), cost, max_wait_seconds)
-
-    def __enter__(self) -> None:
-        self.turn().__enter__()
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    async def __aenter__(self) -> None:
-        await self.turn().__aenter__()
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """*function*, each call of which waits its turn."""
-        return self.turn()(function)
