@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from llmkit_plugins import Call, RateLimited, Target
-from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiter, TokenBucket, atomic, bucket, levels, limiter
+from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiter, TokenBucket, atomic, bucket
 
 THREADS = 4
 ROUNDS = 3
@@ -37,7 +37,7 @@ def switching_all_the_time():
 @pytest.fixture(params=["lock-free", "locked"])
 def way(request, monkeypatch) -> str:
     """Build everything without a lock, or with one."""
-    for module in (bucket, levels, limiter):
+    for module in (atomic, bucket):
         monkeypatch.setattr(module, "lock_free", lambda: request.param == "lock-free")
     return request.param
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmkit_plugins.clock import Clock
-from llmkit_plugins.plugins.rate_limiter.bucket import FULL
 from llmkit_plugins.plugins.rate_limiter.headers import Said, said_of
-from llmkit_plugins.plugins.rate_limiter.rate import Rate
+from llmkit_plugins.plugins.rate_limiter.rate import FULL, Rate
 
 DECREASE = 0.5
 """What a refusal leaves of the pace."""

@@ -8,8 +8,9 @@ from typing import Literal
 
 from llmkit_plugins.errors import RateLimited
 from llmkit_plugins.plugins.rate_limiter.adaptive import TargetPace
-from llmkit_plugins.plugins.rate_limiter.levels import Keys, Level, Plan, shown
+from llmkit_plugins.plugins.rate_limiter.levels import Level, shown
 from llmkit_plugins.plugins.rate_limiter.limits import Known
+from llmkit_plugins.plugins.rate_limiter.plans import Keys, Plan
 from llmkit_plugins.plugins.rate_limiter.queueing import Queueing
 from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
 from llmkit_plugins.plugins.rate_limiter.unrolled import Admit

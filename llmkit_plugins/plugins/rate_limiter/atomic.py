@@ -47,8 +47,10 @@ def _runs_python(tracer: Any) -> bool:
     return tracer is not None and not coverage
 
 
-def holding(lock: Any, function: F) -> F:
-    """*function*, run while *lock* is held."""
+def atomic(function: F, lock: Any) -> F:
+    """*function*, whose lines are atomic by themselves where they can be; elsewhere it holds *lock*."""
+    if lock_free():
+        return function
 
     @wraps(function)
     def locked(*args: Any, **kwargs: Any) -> Any:

@@ -9,14 +9,11 @@ from typing import Any, ClassVar, NoReturn, ParamSpec, TypeVar
 from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
 from llmkit_plugins.errors import ConfigError
 from llmkit_plugins.plugins.rate_limiter.atomic import guarded, lock_free
-from llmkit_plugins.plugins.rate_limiter.rate import Rate
+from llmkit_plugins.plugins.rate_limiter.rate import FULL, Rate
 from llmkit_plugins.plugins.rate_limiter.waiting import Turn
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-FULL = float("-inf")
-"""The state of a bucket that nobody has taken from."""
 
 _shared_rate = lru_cache(maxsize=1024, typed=True)(Rate)
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from llmkit_plugins.call import Call, Target, Usage
 from llmkit_plugins.errors import ConfigError, RateLimited
 from llmkit_plugins.plugins.rate_limiter.adaptive import TargetPace
-from llmkit_plugins.plugins.rate_limiter.levels import Keys, Plan, shown
+from llmkit_plugins.plugins.rate_limiter.levels import shown
+from llmkit_plugins.plugins.rate_limiter.plans import Keys, Plan
 from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
 from llmkit_plugins.tokens import max_output_tokens, measured_prompt
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from llmkit_plugins.errors import ConfigError
-from llmkit_plugins.plugins.rate_limiter.bucket import FULL
+from llmkit_plugins.plugins.rate_limiter.rate import FULL
 
 OTHERS = "(others)"
 """The key that keys share for which there is no room."""

@@ -11,10 +11,12 @@ from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
 from llmkit_plugins.errors import ConfigError, RateLimited
 from llmkit_plugins.plugins.rate_limiter.adaptive import Paces, TargetPace
 from llmkit_plugins.plugins.rate_limiter.admission import Admission, OnLimit
-from llmkit_plugins.plugins.rate_limiter.atomic import holding, lock_free
+from llmkit_plugins.plugins.rate_limiter.atomic import atomic
 from llmkit_plugins.plugins.rate_limiter.demand import exactly, expected, foreseen
-from llmkit_plugins.plugins.rate_limiter.levels import Keys, Level, Phase, Plan, levels_of
+from llmkit_plugins.plugins.rate_limiter.levels import Level, levels_of
 from llmkit_plugins.plugins.rate_limiter.limits import Known, Limit
+from llmkit_plugins.plugins.rate_limiter.phases import Phase
+from llmkit_plugins.plugins.rate_limiter.plans import Keys, Plan
 from llmkit_plugins.plugins.rate_limiter.rate import positive
 from llmkit_plugins.plugins.rate_limiter.ticket import Books, Ticket
 from llmkit_plugins.plugins.rate_limiter.unrolled import unrolled_check
@@ -225,7 +227,7 @@ class RateLimiter:
 
         names = [limit.per for limit in self.limits]
         check = cast(Check, unrolled_check(self._levels, self.clock, names, adopt))
-        return check if lock_free() else holding(self._books.lock, check)
+        return atomic(check, self._books.lock)
 
     def _check(
         self,

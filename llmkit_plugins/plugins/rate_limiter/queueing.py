@@ -6,7 +6,8 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, NoReturn
 
 from llmkit_plugins.errors import RateLimited
-from llmkit_plugins.plugins.rate_limiter.levels import Level, Pass, shown
+from llmkit_plugins.plugins.rate_limiter.levels import Level, shown
+from llmkit_plugins.plugins.rate_limiter.plans import AllOrNone
 from llmkit_plugins.plugins.rate_limiter.rate import HALF_ULP
 from llmkit_plugins.plugins.rate_limiter.turns import Place, next_look
 
@@ -70,7 +71,7 @@ class Queueing:
         self.ticket.refund()
         self.ticket.queueing, self._passed_over = self, True
 
-    def _charge(self, levels: Pass, patience: float) -> bool:
+    def _charge(self, levels: AllOrNone, patience: float) -> bool:
         """Charge the ticket and join the lines where there is not enough yet; False where it would take too long."""
         ticket = self.ticket
         states = levels.take(ticket, patience) if levels.levels else ()

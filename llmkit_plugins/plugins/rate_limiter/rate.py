@@ -11,6 +11,9 @@ from llmkit_plugins.errors import ConfigError
 HALF_ULP = 2.0**-23
 """The rounding error of one addition to a clock reading, in seconds: half the spacing of floats at Unix time."""
 
+FULL = float("-inf")
+"""The state of a bucket that nobody has taken from."""
+
 _PERIODS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _WORDS = {"sec": "s", "second": "s", "m": "min", "minute": "min", "hour": "h", "day": "d"}
 _RATE = re.compile(r"\s*(?P<amount>[\d_.]+)\s*(?P<unit>[A-Z]{3}|\$)?\s*/\s*(?P<count>\d+)?\s*(?P<period>[a-z]+)\s*")

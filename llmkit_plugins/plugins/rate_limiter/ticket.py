@@ -13,7 +13,7 @@ from llmkit_plugins.errors import RateLimited
 from llmkit_plugins.forks import new_rlock
 from llmkit_plugins.plugins.rate_limiter.adaptive import Sent, TargetPace
 from llmkit_plugins.plugins.rate_limiter.estimate import Estimator
-from llmkit_plugins.plugins.rate_limiter.levels import Keys, Plan
+from llmkit_plugins.plugins.rate_limiter.plans import Keys, Plan
 from llmkit_plugins.plugins.rate_limiter.queueing import Queueing
 from llmkit_plugins.plugins.rate_limiter.shared import SharedCharge
 from llmkit_plugins.plugins.rate_limiter.turns import LOOK_AGAIN_SECONDS

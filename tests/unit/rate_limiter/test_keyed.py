@@ -8,8 +8,8 @@ import pytest
 
 from llmkit_plugins import ConfigError
 from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiter
-from llmkit_plugins.plugins.rate_limiter.bucket import FULL
 from llmkit_plugins.plugins.rate_limiter.keyed import OTHERS, Table
+from llmkit_plugins.plugins.rate_limiter.rate import FULL
 
 
 def table(max_keys: int = 1_000_000) -> Table:
