@@ -6,7 +6,7 @@ A step that fails is thrown in. A caller who goes away is a ``BaseException`` th
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
@@ -133,7 +133,7 @@ def upstream(plan: Plan, call: Call, targets: Sequence[Target], backend: Backend
                     raise
                 failure = error
             left = tuple([other for other in left if other is not target])
-        raise failure or _sole(dropped)
+        raise failure or refusal_of(dropped)
     finally:
         del failure, dropped  # their tracebacks hold this frame
 
@@ -285,7 +285,7 @@ def _diagnose(plan: Plan, backend: Backend, error: Exception) -> tuple[ErrorKind
         return None, None
 
 
-def _sole(dropped: dict[str, str | Refused]) -> Refused:
+def refusal_of(dropped: Mapping[str, str | Refused]) -> Refused:
     """What to raise when nobody could be asked: the one refusal there was, or ``NoTarget`` with all the reasons."""
     one = next(iter(dropped.values()), None)
     return one if len(dropped) == 1 and isinstance(one, Refused) else NoTarget(dropped)

@@ -11,7 +11,8 @@ from llmkit_litellm.compat import Deployment
 from llmkit_litellm.errors import as_litellm
 from llmkit_litellm.journey import Journey, journey_under_way
 from llmkit_plugins.call import Target
-from llmkit_plugins.errors import NoTarget, Refused
+from llmkit_plugins.engine.lifecycle import refusal_of
+from llmkit_plugins.errors import Refused
 from llmkit_plugins.steps import Ask
 
 
@@ -89,7 +90,7 @@ class Selector:
                 dropped[target.name] = refusal
             else:
                 return places[target]
-        raise journey.failure or as_litellm(_sole(dropped), model)
+        raise journey.failure or as_litellm(refusal_of(dropped), model)
 
     def _pick(
         self, model: str, targets: Sequence[Target], places: Mapping[Target, Deployment], request: Mapping[str, Any]
@@ -118,9 +119,3 @@ class Selector:
 def _in_order(kept: Sequence[Target], given: Sequence[Target]) -> bool:
     remaining = iter(given)
     return all(target in remaining for target in kept)
-
-
-def _sole(dropped: Mapping[str, str | Refused]) -> Refused:
-    """The one refusal there was, or ``NoTarget`` with all the reasons."""
-    only = next(iter(dropped.values()), None)
-    return only if len(dropped) == 1 and isinstance(only, Refused) else NoTarget(dropped)
