@@ -8,7 +8,8 @@ from llmkit_plugins.events import CircuitChanged
 from llmkit_plugins.plugins.observability.cost import Prices, has_cost
 from llmkit_plugins.plugins.observability.genai import error_type, told_by
 from llmkit_plugins.plugins.observability.instruments import Exemplar
-from llmkit_plugins.plugins.observability.metrics import Metrics, Series
+from llmkit_plugins.plugins.observability.metrics import Metrics
+from llmkit_plugins.plugins.observability.series import Series
 
 NONE = "none"
 """The label of a call that reached no provider."""

@@ -207,6 +207,21 @@ class Family(Generic[Child]):
         return child
 
 
+def counter(name: str, documentation: str, *labels: str) -> Family[Sum]:
+    """A metric that only rises."""
+    return Family(name, "counter", documentation, labels)
+
+
+def gauge(name: str, documentation: str, *labels: str) -> Family[Sum]:
+    """A metric that rises and falls."""
+    return Family(name, "gauge", documentation, labels)
+
+
+def histogram(name: str, documentation: str, bounds: tuple[float, ...], *labels: str) -> Family[Histogram]:
+    """A metric of how many values fell up to each of *bounds*."""
+    return Family(name, "histogram", documentation, labels, bounds)
+
+
 class Children(dict[str, Child], Generic[Child]):
     """The children of *family* whose first labels are *values*, by the last one."""
 

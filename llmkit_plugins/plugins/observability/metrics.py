@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from llmkit_plugins.plugins.observability.instruments import Bounded, Children, Family, Histogram, Sum
+from llmkit_plugins.plugins.observability.instruments import Bounded, Family, Histogram, Sum, counter, gauge, histogram
 from llmkit_plugins.plugins.observability.later import Later
+from llmkit_plugins.plugins.observability.series import Series
 
 SECONDS = tuple(0.01 * 2**k for k in range(14))
 """Buckets of durations: those of the GenAI semantic conventions, 10 ms to 82 s."""
@@ -33,132 +33,107 @@ class Metrics:
         self._named: dict[str, Bounded] = {}
         self._max_label_sets = max_label_sets
         self._series: dict[tuple[str, str], Series] = {}
-        self.request_duration: Family[Histogram] = Family(
+        self.request_duration = histogram(
             "llmkit_request_duration_seconds",
-            "histogram",
             "Seconds from the request to its end, by the provider and model that answered, or were asked last.",
-            (*_WHO, "outcome"),
             SECONDS,
+            *_WHO,
+            "outcome",
         )
-        self.request_active: Family[Sum] = Family(
-            "llmkit_request_active", "gauge", "Requests that have begun and not ended."
-        )
+        self.request_active = gauge("llmkit_request_active", "Requests that have begun and not ended.")
         self.request_active.of()
-        self.request_tokens: Family[Sum] = Family(
+        self.request_tokens = counter(
             "llmkit_request_tokens_total",
-            "counter",
             "Tokens that providers counted, by direction; cached is a part of input, reasoning of output.",
-            (*_WHO, "direction"),
+            *_WHO,
+            "direction",
         )
-        self.request_cost: Family[Sum] = Family(
-            "llmkit_request_cost_total", "counter", "USD spent, where the price is known.", _WHO
-        )
-        self.request_cost_unknown: Family[Sum] = Family(
+        self.request_cost = counter("llmkit_request_cost_total", "USD spent, where the price is known.", *_WHO)
+        self.request_cost_unknown = counter(
             "llmkit_request_cost_unknown_total",
-            "counter",
             "Answers, whole or in part, whose price or tokens nobody told: they are not in the cost.",
-            _WHO,
+            *_WHO,
         )
-        self.attempt_duration: Family[Histogram] = Family(
+        self.attempt_duration = histogram(
             "llmkit_attempt_duration_seconds",
-            "histogram",
             "Seconds from sending an attempt to its end, less the pauses of who reads its stream.",
-            (*_WHO, "outcome"),
             SECONDS,
+            *_WHO,
+            "outcome",
         )
-        self.provider_errors: Family[Sum] = Family(
-            "llmkit_provider_errors_total",
-            "counter",
-            "Attempts that a provider failed, by kind of error.",
-            (*_WHO, "error_type"),
+        self.provider_errors = counter(
+            "llmkit_provider_errors_total", "Attempts that a provider failed, by kind of error.", *_WHO, "error_type"
         )
-        self.time_to_first_token: Family[Histogram] = Family(
+        self.time_to_first_token = histogram(
             "llmkit_time_to_first_token_seconds",
-            "histogram",
             "Seconds from sending an attempt to the first chunk that says something.",
-            _WHO,
             SECONDS,
+            *_WHO,
         )
-        self.time_per_output_token: Family[Histogram] = Family(
+        self.time_per_output_token = histogram(
             "llmkit_time_per_output_token_seconds",
-            "histogram",
             "Seconds per output token after the first chunk of a stream.",
-            _WHO,
             TOKEN_SECONDS,
+            *_WHO,
         )
-        self.time_per_output_chunk: Family[Histogram] = Family(
+        self.time_per_output_chunk = histogram(
             "llmkit_time_per_output_chunk_seconds",
-            "histogram",
             "Seconds from one chunk of a stream to the next, each counted with the mean of its stream.",
-            _WHO,
             SECONDS,
+            *_WHO,
         )
-        self.refusals: Family[Sum] = Family(
-            "llmkit_refusals_total", "counter", "Requests that were refused, by what refused them.", ("reason",)
-        )
-        self.limit_reached: Family[Sum] = Family(
+        self.refusals = counter("llmkit_refusals_total", "Requests that were refused, by what refused them.", "reason")
+        self.limit_reached = counter(
             "llmkit_limit_reached_total",
-            "counter",
             "Times a limit was used up, and what became of the call (refused, waited, passed).",
-            ("limit", "action"),
+            "limit",
+            "action",
         )
-        self.limit_wait: Family[Histogram] = Family(
-            "llmkit_limit_wait_seconds", "histogram", "Seconds that calls waited for a limit.", ("limit",), SECONDS
+        self.limit_wait = histogram(
+            "llmkit_limit_wait_seconds", "Seconds that calls waited for a limit.", SECONDS, "limit"
         )
-        self.store_unreachable: Family[Sum] = Family(
+        self.store_unreachable = counter(
             "llmkit_store_unreachable_total",
-            "counter",
             "Times that what processes share could not be asked, and a call went on with what this one knows.",
         )
-        self.circuit_state: Family[Sum] = Family(
+        self.circuit_state = gauge(
             "llmkit_circuit_state",
-            "gauge",
             "1 for the state (closed, open, half_open) a target's circuit is in, 0 for the others.",
-            ("target", "state"),
+            "target",
+            "state",
         )
-        self.circuit_transitions: Family[Sum] = Family(
-            "llmkit_circuit_transitions_total",
-            "counter",
-            "Times a target's circuit went into a state.",
-            ("target", "state"),
+        self.circuit_transitions = counter(
+            "llmkit_circuit_transitions_total", "Times a target's circuit went into a state.", "target", "state"
         )
-        self.route_decisions: Family[Sum] = Family(
-            "llmkit_route_decisions_total", "counter", "Targets that a router put first, by reason.", (*_WHO, "reason")
+        self.route_decisions = counter(
+            "llmkit_route_decisions_total", "Targets that a router put first, by reason.", *_WHO, "reason"
         )
-        self.route_latency_ratio: Family[Histogram] = Family(
+        self.route_latency_ratio = histogram(
             "llmkit_route_latency_ratio",
-            "histogram",
             "Actual over predicted latency (1: as predicted) of attempts that a router predicted and that ended well.",
-            _WHO,
             RATIOS,
+            *_WHO,
         )
-        self.upstream_calls_saved: Family[Sum] = Family(
+        self.upstream_calls_saved = counter(
             "llmkit_upstream_calls_saved_total",
-            "counter",
             "Requests answered without an attempt of their own: by another's (sharing), or by a plugin (answer).",
-            ("by",),
+            "by",
         )
-        self.followers: Family[Sum] = Family(
-            "llmkit_followers_total", "counter", "Requests that joined another's attempt, however it ended."
-        )
-        self.hook_duration: Family[Histogram] = Family(
+        self.followers = counter("llmkit_followers_total", "Requests that joined another's attempt, however it ended.")
+        self.hook_duration = histogram(
             "llmkit_hook_duration_seconds",
-            "histogram",
             "Seconds that a plugin took in a hook, its waits not counted, in the calls that were timed (one of many).",
-            ("plugin", "hook"),
             HOOK_SECONDS,
+            "plugin",
+            "hook",
         )
-        self.plugin_errors: Family[Sum] = Family(
-            "llmkit_plugin_errors_total",
-            "counter",
-            "Bugs of plugins, which no call noticed, by where (plugin.hook).",
-            ("where",),
+        self.plugin_errors = counter(
+            "llmkit_plugin_errors_total", "Bugs of plugins, which no call noticed, by where (plugin.hook).", "where"
         )
-        self.telemetry_lost: Family[Sum] = Family(
+        self.telemetry_lost = counter(
             "llmkit_telemetry_lost_total",
-            "counter",
             "Spans, and collections of metrics, that the OTLP receiver did not take, by signal (spans, metrics).",
-            ("signal",),
+            "signal",
         )
 
     def __iter__(self) -> Iterator[Family[Sum] | Family[Histogram]]:
@@ -189,56 +164,3 @@ class Metrics:
         if known is None:
             known = self._named.setdefault(label, Bounded(self._max_label_sets))
         return known.admit(value)[0]
-
-
-class Series:
-    """The children of one provider's model, made when something is first added: what was never known is not a 0."""
-
-    cached_tokens: Sum
-    cost: Sum
-    cost_unknown: Sum
-    first_token: Histogram
-    input_tokens: Sum
-    latency_ratio: Histogram
-    output_tokens: Sum
-    per_chunk: Histogram
-    per_token: Histogram
-    reasoning_tokens: Sum
-
-    def __init__(self, metrics: Metrics, provider: str, model: str) -> None:
-        self.requests = Children(metrics.request_duration, provider, model)
-        self.attempts = Children(metrics.attempt_duration, provider, model)
-        self.errors = Children(metrics.provider_errors, provider, model)
-        self.routed = Children(metrics.route_decisions, provider, model)
-        who = (provider, model)
-        for name, family, values in (
-            ("cached_tokens", metrics.request_tokens, (*who, "cached")),
-            ("cost", metrics.request_cost, who),
-            ("cost_unknown", metrics.request_cost_unknown, who),
-            ("first_token", metrics.time_to_first_token, who),
-            ("input_tokens", metrics.request_tokens, (*who, "input")),
-            ("latency_ratio", metrics.route_latency_ratio, who),
-            ("output_tokens", metrics.request_tokens, (*who, "output")),
-            ("per_chunk", metrics.time_per_output_chunk, who),
-            ("per_token", metrics.time_per_output_token, who),
-            ("reasoning_tokens", metrics.request_tokens, (*who, "reasoning")),
-        ):
-            setattr(self, name, _Awaited(self, name, family, values))
-
-
-class _Awaited:
-    """Stands where a child of *family* will be kept. (A ``cached_property`` would make each use a half dearer.)"""
-
-    def __init__(self, series: Series, name: str, family: Family[Any], values: tuple[str, ...]) -> None:
-        self._series, self._name, self._family, self._values = series, name, family, values
-
-    def _made(self) -> Any:
-        child = self._family.of(*self._values)
-        setattr(self._series, self._name, child)
-        return child
-
-    def add(self, amount: float) -> None:
-        self._made().add(amount)
-
-    def add_many(self, value: float, times: int) -> None:
-        self._made().add_many(value, times)
