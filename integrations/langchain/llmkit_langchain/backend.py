@@ -11,8 +11,8 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import BaseModel
 
-from llmkit_langchain.calls import finish_reason_of, learn
 from llmkit_langchain.errors import model_error_kind
+from llmkit_langchain.reading import finish_reason_of, learn
 from llmkit_langchain.routes import Route
 from llmkit_plugins import Attempt, Backend, Call, Response
 from llmkit_plugins.clock import Clock

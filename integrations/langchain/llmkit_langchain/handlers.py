@@ -14,8 +14,9 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from llmkit_langchain.backend import LangChainBackend
-from llmkit_langchain.calls import Origin, call_of, learn
+from llmkit_langchain.calls import Origin, call_of
 from llmkit_langchain.errors import langchain_errors
+from llmkit_langchain.reading import learn
 from llmkit_langchain.run_tree import RunTreeHandler
 from llmkit_langchain.runs import MARK, mark_of, runs_of
 from llmkit_langchain.targets import MOST_TARGETS, target_for

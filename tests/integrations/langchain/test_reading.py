@@ -9,8 +9,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, GenerationChunk
 from llmkit_langchain import ChatLLMKit, LangChainBackend
-from llmkit_langchain.calls import learn
 from llmkit_langchain.complaints import complain
+from llmkit_langchain.reading import learn
 from pydantic import PrivateAttr
 
 from llmkit_plugins import Attempt, Target, Usage
