@@ -1,4 +1,4 @@
-"""Counters in Redis, which all processes take from: one script takes from several at once, all or none.
+"""Counters in Redis, which all processes take from.
 
 A thread of the store's own does the asking: what several want at the same time in one round trip, and what is given
 back as well, so that nobody waits for it. A Redis that does not answer is left alone for a while; what is to be given
@@ -28,6 +28,7 @@ from redis.retry import Retry
 
 from llmkit_plugins.forks import in_child
 from llmkit_plugins.stores.claims import UNREACHABLE, Claim, Reply
+from llmkit_plugins.stores.redis_scripts import SHIFT, TAKE, arguments_of, reply_of
 
 log = logging.getLogger("llmkit")
 
@@ -37,65 +38,6 @@ _IDLE_SECONDS = 10.0
 """After so long without work the thread ends; the next one who asks starts another."""
 _EXIT_SECONDS = 2.0
 """How long a process that ends waits for what it has to give back."""
-
-
-# GCRA (ITU-T I.371): a rate's state is when it will be full again, in µs of the clock of Redis; the key goes with it.
-# A permit is a member of a sorted set, by when its lease ends; the key goes with the last.
-_LUA = """
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local function whole(number) return string.format('%.0f', math.min(number, 1e17)) end
-local function ahead_of(key) return math.max((tonumber(redis.call('GET', key)) or 0) - now, 0) end
-local function put(key, ahead)
-  redis.call('SET', key, string.format('%.17g', now + ahead), 'PX', whole(ahead / 1000 + 1))
-end
-"""
-_TAKE = (
-    _LUA
-    + """
-local patience = tonumber(ARGV[#ARGV])
-local ahead, at, late, full, guess = {}, 0, 0, 0, -1
-for i, key in ipairs(KEYS) do
-  local step, most, wait, holder = tonumber(ARGV[4*i-3]), tonumber(ARGV[4*i-2]), tonumber(ARGV[4*i-1]), ARGV[4*i]
-  if holder == '' then
-    ahead[i] = ahead_of(key) + step
-    local missing = ahead[i] > most and math.max(ahead[i] - wait, 1) or 0
-    if missing > late then at, late = i, missing end
-  else
-    redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
-    if redis.call('ZCARD', key) >= most and wait > guess then full, guess = i, wait end
-  end
-end
-if late > patience or (late == 0 and full > 0) then
-  if guess >= late then at, late = full, guess end
-  return {0, at, whole(late)}
-end
-for i, key in ipairs(KEYS) do
-  if ahead[i] ~= nil then
-    if ahead[i] > 0 then put(key, ahead[i]) end
-  elseif late == 0 then
-    redis.call('ZADD', key, whole(now + ARGV[4*i-3]), ARGV[4*i])
-    local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
-    redis.call('PEXPIREAT', key, whole(last / 1000 + 1))
-  end
-end
-return {1, at, whole(late)}
-"""
-)
-_SHIFT = (
-    _LUA
-    + """
-for i, key in ipairs(KEYS) do
-  if ARGV[4*i] ~= '' then
-    redis.call('ZREM', key, ARGV[4*i])
-  else
-    local ahead = ahead_of(key) + ARGV[4*i-3]
-    if ahead > 0 then put(key, ahead) else redis.call('DEL', key) end
-  end
-end
-"""
-)
-_MICROSECONDS = 1e6
 
 
 class _Job(NamedTuple):
@@ -163,7 +105,7 @@ class RedisStore:
     def shift(self, claims: Sequence[Claim]) -> None:
         """Move rates by the steps of *claims*, whatever they may be, and give back permits: soon, in the background."""
         if self._jobs.qsize() < _LARGEST_BACKLOG:
-            self._put(_Job(_SHIFT, claims, None))
+            self._put(_Job(SHIFT, claims, None))
 
     def flush(self, seconds: float) -> None:
         """Wait until all that was asked for before is done, for *seconds* at most. A Redis that was left alone is asked
@@ -171,7 +113,7 @@ class RedisStore:
         if self._thread is not None:
             done: Future[Reply] = Future()
             self._away_until = float("-inf")
-            self._put(_Job(_SHIFT, (), done))
+            self._put(_Job(SHIFT, (), done))
             with suppress(TimeoutError):
                 done.result(seconds)
             if self._owed or not done.done():
@@ -183,7 +125,7 @@ class RedisStore:
         if monotonic() < self._away_until or self._jobs.qsize() >= _LARGEST_BACKLOG:
             return None
         reply: Future[Reply] = Future()
-        self._put(_Job(_TAKE, claims, reply, patience))
+        self._put(_Job(TAKE, claims, reply, patience))
         return reply
 
     def _put(self, job: _Job) -> None:
@@ -238,7 +180,7 @@ class RedisStore:
             self._owe(claim for job in jobs if job.reply is None for claim in job.claims)
         else:
             owed, self._owed = self._owed, []
-            replies = self._answered([_Job(_SHIFT, owed, None), *jobs])[1:]
+            replies = self._answered([_Job(SHIFT, owed, None), *jobs])[1:]
         for job, reply in zip(jobs, replies, strict=True):
             if job.reply is not None:
                 job.reply.set_result(reply)
@@ -246,7 +188,7 @@ class RedisStore:
     def _answered(self, jobs: Sequence[_Job]) -> list[Reply]:
         try:
             answers = self._send(jobs)
-            replies = [*map(_read, answers)]
+            replies = [*map(reply_of, answers)]
         except Exception as error:  # whatever it is, nobody may be kept waiting for a thread that has ended
             answers = [error] * len(jobs)
             replies = [UNREACHABLE] * len(jobs)
@@ -284,8 +226,7 @@ class RedisStore:
         with self._client.pipeline(transaction=False) as pipeline:
             for script, claims, _, patience in jobs:
                 if claims:
-                    numbers = *_numbers(claims), patience * _MICROSECONDS
-                    pipeline.eval(script, len(claims), *[claim.key for claim in claims], *numbers)
+                    pipeline.eval(script, len(claims), *arguments_of(claims, patience))
             answered = iter(pipeline.execute(raise_on_error=False))
         return [next(answered) if job.claims else None for job in jobs]
 
@@ -308,24 +249,9 @@ def place_of(url: str) -> str:
     return str(at["path"]) if "path" in at else f"{at.get('host', 'localhost')}:{at.get('port', 6379)}"
 
 
-def _numbers(claims: Sequence[Claim]) -> list[str | float]:
-    numbers: list[str | float] = []
-    for _, step, most, wait, holder in claims:
-        counted = most if holder else most * _MICROSECONDS
-        numbers += (step * _MICROSECONDS, counted, wait * _MICROSECONDS, holder)
-    return numbers
-
-
 def _says_all_is_lost(answer: Any) -> bool:
     """A key that holds something of somebody else's is no reason not to ask for others."""
     return isinstance(answer, Exception) and "WRONGTYPE" not in str(answer)
-
-
-def _read(answer: Any) -> Reply:
-    if answer is None or isinstance(answer, Exception):
-        return UNREACHABLE
-    taken, short, microseconds = answer
-    return Reply(bool(taken), short - 1 if short else None, float(microseconds) / _MICROSECONDS)
 
 
 # -- one for each Redis ---------------------------------------------------------------------------------------------

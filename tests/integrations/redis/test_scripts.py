@@ -59,7 +59,7 @@ class Model:
 @pytest.fixture
 def at(monkeypatch):
     """Lets it be a time there."""
-    scripts = {name: getattr(module, name) for name in ("_TAKE", "_SHIFT")}
+    scripts = {name: getattr(module, name) for name in ("TAKE", "SHIFT")}
 
     def at(now: int) -> None:
         for name, script in scripts.items():

@@ -291,9 +291,9 @@ def test_where_it_is_without_its_secrets(place):
 
 def test_the_scripts_say_what_is_wrong(server):
     """They are what the server understands: an error would name the line."""
-    from llmkit_plugins.stores import redis as module
+    from llmkit_plugins.stores import redis_scripts as module
 
-    for script in (module._TAKE, module._SHIFT):
+    for script in (module.TAKE, module.SHIFT):
         try:
             server.client.script_load(script)
         except ResponseError as error:
