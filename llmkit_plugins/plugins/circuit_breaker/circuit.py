@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from llmkit_plugins.plugins.circuit_breaker.config import CircuitBreakerConfig
-from llmkit_plugins.plugins.circuit_breaker.detector import HealthDetector
+from llmkit_plugins.plugins.circuit_breaker.health_detector import HealthDetector
 from llmkit_plugins.plugins.circuit_breaker.latencies import Parts
 from llmkit_plugins.plugins.circuit_breaker.machine import Machine, Permit
 from llmkit_plugins.plugins.circuit_breaker.states import Listener, Reason, State

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmkit_plugins.plugins.circuit_breaker.detector import HealthDetector
+from llmkit_plugins.plugins.circuit_breaker.health_detector import HealthDetector
 
 
 @dataclass(frozen=True, slots=True)

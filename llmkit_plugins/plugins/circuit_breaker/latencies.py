@@ -7,7 +7,7 @@ from math import log
 
 from llmkit_plugins.plugins.circuit_breaker.config import CircuitBreakerConfig
 from llmkit_plugins.plugins.circuit_breaker.histogram import clamped
-from llmkit_plugins.plugins.circuit_breaker.latency import BOUND, FAR, LatencyDetector
+from llmkit_plugins.plugins.circuit_breaker.latency_detector import BOUND, FAR, LatencyDetector
 from llmkit_plugins.plugins.circuit_breaker.states import Reason
 
 TOKEN_FLOOR = 0.1

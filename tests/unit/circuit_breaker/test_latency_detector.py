@@ -8,7 +8,7 @@ from math import exp, log
 import pytest
 
 from llmkit_plugins.plugins.circuit_breaker import State
-from llmkit_plugins.plugins.circuit_breaker.latency import BOUND, LatencyDetector
+from llmkit_plugins.plugins.circuit_breaker.latency_detector import BOUND, LatencyDetector
 
 
 def trips(make, latencies, **options):
