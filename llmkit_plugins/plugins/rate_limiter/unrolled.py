@@ -62,7 +62,7 @@ def unrolled(levels: Sequence[Level], clock: Clock) -> Take:
         *_body(levels, [f"key{n}" for n in numbers], [*after, f"return {states},"], ["return None"] * len(levels)),
         "    return ()",
     ]
-    return _function(lines, levels, clock, _depths(levels))
+    return _function("take", lines, levels, clock, _depths(levels))
 
 
 def unrolled_check(
@@ -75,13 +75,14 @@ def unrolled_check(
     """
     names, tuples = _named(keys)
     refused = [f"level{n}.refused += 1; return False" for n in range(len(levels))]
+    known = _KNOWN.replace(",", "=None,")
     lines = [
-        f"def take({_KNOWN.replace(',', '=None,')}=None, metadata=None, input_tokens=0, output_tokens=0, cost=0.0):",
+        f"def check_and_consume({known}=None, metadata=None, input_tokens=0, output_tokens=0, cost=0.0):",
         *tuples,
         *_body(levels, names, ["return True"], refused),
         f"    return otherwise({_KNOWN}, metadata, input_tokens, output_tokens, cost)",
     ]
-    return _function(lines, levels, clock, {**_ones(levels), "otherwise": otherwise})
+    return _function("check_and_consume", lines, levels, clock, {**_ones(levels), "otherwise": otherwise})
 
 
 def unrolled_admit(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence[str]]) -> Admit:
@@ -92,14 +93,14 @@ def unrolled_admit(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequenc
     names, tuples = _named(keys)
     body = _body(levels, names, [f"return {', '.join(names)},"], ["return None"] * len(levels)) if levels else ()
     rooms = [f"    room{n} = depth{n} - step{n}" for n in range(len(levels))]
-    lines = [*_known(levels, keys), *tuples, *rooms, *body, f"    return {None if levels else ()}"]
-    return _function(lines, levels, clock, {**_depths(levels), **_ones(levels)})
+    lines = [*_known("admit", levels, keys), *tuples, *rooms, *body, f"    return {None if levels else ()}"]
+    return _function("admit", lines, levels, clock, {**_depths(levels), **_ones(levels)})
 
 
 def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence[str]]) -> HasRoom:
     """``has_room`` for *levels*; *keys* name what they are keyed by. Whoever is not in their tables has it."""
     names, tuples = _named(keys)
-    lines = [*_known(levels, keys), *tuples]
+    lines = [*_known("has_room", levels, keys), *tuples]
     if any(level.timed for level in levels):
         lines.append("    now = clock()")
     for n, (level, key) in enumerate(zip(levels, names, strict=True)):
@@ -110,16 +111,16 @@ def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence
             f"    if {ahead} > depth{n} - step{n}:",
             "        return False",
         ]
-    return _function([*lines, "    return True"], levels, clock, {**_depths(levels), **_ones(levels)})
+    return _function("has_room", [*lines, "    return True"], levels, clock, {**_depths(levels), **_ones(levels)})
 
 
-def _known(levels: Sequence[Level], keys: Sequence[Sequence[str]]) -> list[str]:
-    """How a function begins that is told what is known of a call, of which it needs what *keys* name."""
+def _known(name: str, levels: Sequence[Level], keys: Sequence[Sequence[str]]) -> list[str]:
+    """How the function *name* begins that is told what is known of a call, of which it needs what *keys* name."""
     arguments = ", ".join(["known", *[f"step{n}=step{n}" for n in range(len(levels))]])
     needed = {name for key in keys for name in key}
     return [
-        f"def take({arguments}):",
-        *[f"    {name} = known[{place}]" for place, name in enumerate(KEYS) if name in needed],
+        f"def {name}({arguments}):",
+        *[f"    {key} = known[{place}]" for place, key in enumerate(KEYS) if key in needed],
     ]
 
 
@@ -159,12 +160,15 @@ def _body(
     yield from (f"        {line}" for line in admitted)
 
 
-def _function(lines: Sequence[str], levels: Sequence[Level], clock: Clock, names: dict[str, Any]) -> Callable[..., Any]:
+def _function(
+    name: str, lines: Sequence[str], levels: Sequence[Level], clock: Clock, names: dict[str, Any]
+) -> Callable[..., Any]:
+    """The function *name* that *lines* define, with *names* for what they refer to."""
     tables = {f"table{n}": level.table for n, level in enumerate(levels)}
     counted = {f"level{n}": level for n, level in enumerate(levels)}
     namespace = {"clock": clock, **tables, **counted, **names}
     exec(_compiled("\n".join(lines) + "\n"), namespace)  # noqa: S102  # the text is ours; nobody's names or values are in it
-    function: Callable[..., Any] = namespace["take"]
+    function: Callable[..., Any] = namespace[name]
     return function
 
 
