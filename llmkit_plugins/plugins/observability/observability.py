@@ -67,7 +67,7 @@ class Observability:
                 logs.log_request(call, self._facts(call, error, now - began, trace))
         finally:
             if trace is not None and self.tracing is not None:
-                self.tracing.ended(call, error, now)
+                self.tracing.ended(trace, call, error, now)
 
     def _facts(self, call: Call, error: BaseException | None, seconds: float, trace: Trace | None) -> dict[str, Any]:
         response, attempts, answered_by = call.response, call.attempts, told_by(call)
@@ -117,7 +117,7 @@ class Observability:
                     self.genai.attempted(call, attempt, self._counting.metrics.later.note, context)
         finally:
             if trace is not None and self.tracing is not None:
-                self.tracing.attempted(call, attempt, self.prices.cost(attempt), self.clock())
+                self.tracing.attempted(trace, call, attempt, self.prices.cost(attempt), self.clock())
 
     def _hold_against(self, counting: Counting, call: Call, attempt: Attempt) -> None:
         """What came, against what was predicted; a failover may have gone where nobody predicted anything."""

@@ -155,11 +155,8 @@ class Tracing:
             self._tracer = provider.get_tracer(SCOPE)
         return self._tracer
 
-    def ended(self, call: Call, error: BaseException | None, now: float) -> None:
+    def ended(self, trace: Trace, call: Call, error: BaseException | None, now: float) -> None:
         """The request ended at *now*, whatever the end. A late attempt of its upstream may still follow."""
-        trace = self.of(call)
-        if trace is None:
-            return
         span, response = trace.span, call.response
         try:
             span.set_attributes({"llmkit.outcome": call.outcome or "", "llmkit.attempts": len(call.attempts)})
@@ -208,11 +205,8 @@ class Tracing:
             sampled = context.trace_flags & TraceFlags.SAMPLED
             attempt.request_headers = {**(attempt.request_headers or {}), "traceparent": f"00-{ids}-{sampled:02x}"}
 
-    def attempted(self, call: Call, attempt: Attempt, cost: float | None, now: float) -> None:
+    def attempted(self, trace: Trace, call: Call, attempt: Attempt, cost: float | None, now: float) -> None:
         """An attempt ended, whatever its end."""
-        trace = self.of(call)
-        if trace is None:
-            return
         told = self._attempt_attributes(call, attempt, cost)
         span = attempt.state.pop(_OPEN, None)
         if span is None:
