@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -20,7 +19,7 @@ _process = ""
 
 def _renew_process() -> None:
     global _process
-    _process = secrets.token_hex(6)
+    _process = os.urandom(6).hex()
 
 
 _renew_process()
