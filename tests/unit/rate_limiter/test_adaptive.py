@@ -6,7 +6,8 @@ import pytest
 
 from llmkit_plugins import Call, RateLimited, Target
 from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiter
-from llmkit_plugins.plugins.rate_limiter.adaptive import MAX_HOLD_SECONDS, MIN_PACE, Paces
+from llmkit_plugins.plugins.rate_limiter.adaptive import MAX_HOLD_SECONDS, Paces
+from llmkit_plugins.plugins.rate_limiter.aimd import MIN_PACE
 from llmkit_plugins.plugins.rate_limiter.headers import said_of
 
 TARGET = Target("fast", "openai", "gpt-4o")
