@@ -24,7 +24,7 @@ from llmkit_plugins.errors import (
 )
 from llmkit_plugins.hookspecs import hookimpl
 from llmkit_plugins.kit import LLMKit
-from llmkit_plugins.steps import Answer, Ask, Share, Wait
+from llmkit_plugins.steps import Answer, Ask, Prefer, Share, Wait
 
 if TYPE_CHECKING:
     from llmkit_plugins.plugins.circuit_breaker import CircuitBreaker, CircuitBreakerPlugin
@@ -56,6 +56,7 @@ __all__ = [
     "Observability",
     "ObservabilityPlugin",
     "PluginFailed",
+    "Prefer",
     "ProviderFailure",
     "RateLimited",
     "RateLimiter",

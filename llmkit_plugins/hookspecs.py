@@ -13,7 +13,7 @@ from typing import Any
 import pluggy
 
 from llmkit_plugins.call import Attempt, Call, Response, Target
-from llmkit_plugins.steps import Answer, Ask, Share, Wait
+from llmkit_plugins.steps import Answer, Ask, Prefer, Share, Wait
 
 PROJECT = "llmkit"
 ENTRY_POINTS = "llmkit_plugins"
@@ -31,8 +31,9 @@ def llmkit_pre_request(call: Call) -> RequestSteps | Answer | Share | None:
 
 
 @hookspec
-def llmkit_route(call: Call, targets: Sequence[Target]) -> Sequence[Target]:  # type: ignore[empty-body]
-    """Before each attempt, with the targets not tried yet: returns them narrowed or reordered, or refuses the call."""
+def llmkit_route(call: Call, targets: Sequence[Target]) -> Sequence[Target] | Prefer:  # type: ignore[empty-body]
+    """Before each attempt, with the targets not tried yet: narrows or reorders them, prefers some, or refuses the
+    call."""
 
 
 @hookspec

@@ -1,13 +1,14 @@
-"""What a ``pre`` hook may say: two steps to yield, two ends to return. The host performs them, waiting or awaiting."""
+"""What a hook may say: a ``pre`` hook yields two steps, which the host performs, waiting or awaiting, and returns two
+ends; ``route`` tells which targets are better."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmkit_plugins.call import Response
+    from llmkit_plugins.call import Response, Target
     from llmkit_plugins.engine.flights import Flight
 
 
@@ -53,3 +54,15 @@ class Share:
     max_bytes: int | None = None
     max_flights: int | None = None
     landed: Callable[[Flight[Any]], None] | None = None
+
+
+@dataclass(slots=True)
+class Prefer:
+    """Returned by ``route``: one of *targets* rather than of *others*.
+
+    The hooks that come after see *targets* only; where they leave none of these, or one of them refuses the call, they
+    are asked again, about all: *targets* and then *others*.
+    """
+
+    targets: Sequence[Target]
+    others: Sequence[Target]

@@ -22,7 +22,7 @@ from llmkit_plugins.errors import (
     Refused,
     TimedOut,
 )
-from llmkit_plugins.steps import Answer, Share
+from llmkit_plugins.steps import Answer, Prefer, Share
 
 if TYPE_CHECKING:
     from llmkit_plugins.backend import Backend
@@ -232,15 +232,23 @@ def _kind(value: Any) -> str:
 
 def route(plan: Plan, call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Sequence[Target]:
     """*targets* as the route hooks leave them; *dropped* gets a line for each that one of them left out."""
+    return _routed(plan, plan.route, call, targets, dropped)
+
+
+def _routed(
+    plan: Plan, hooks: Sequence[Hook], call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused]
+) -> Sequence[Target]:
     given: set[Target] | None = None
-    for _, hook, who, critical in plan.route:
+    ahead = iter(hooks)
+    for _, hook, who, critical in ahead:
         if not targets:
             break
         try:
             said = hook(call, targets)
             if said is None or said is targets:
                 continue
-            kept = tuple(said)
+            preferred = tuple(said.targets) if type(said) is Prefer else ()
+            kept = (*preferred, *said.others) if type(said) is Prefer else tuple(said)
             left = set(kept)
             given = given or set(targets)
             if not left <= given:
@@ -252,8 +260,21 @@ def route(plan: Plan, call: Call, targets: Sequence[Target], dropped: dict[str, 
         else:
             if len(left) < len(given):
                 dropped.update((target.name, f"dropped by {who}") for target in targets if target not in left)
+            if preferred:
+                after = tuple(ahead)
+                return _best_of(plan, after, call, preferred, dropped) or _routed(plan, after, call, kept, dropped)
             targets, given = kept, left
     return targets
+
+
+def _best_of(
+    plan: Plan, hooks: Sequence[Hook], call: Call, preferred: Sequence[Target], dropped: dict[str, str | Refused]
+) -> Sequence[Target]:
+    """*preferred* as the *hooks* leave them; none where one of them refuses: asked about all it may not."""
+    try:
+        return _routed(plan, hooks, call, preferred, dropped)
+    except Refused:
+        return ()
 
 
 def _serving(call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Sequence[Target]:

@@ -14,7 +14,7 @@ from llmkit_plugins.plugins.rate_limiter.config import RateLimiterConfig
 from llmkit_plugins.plugins.rate_limiter.limiter import RateLimiter
 from llmkit_plugins.plugins.rate_limiter.shared import share
 from llmkit_plugins.plugins.rate_limiter.ticket import Ticket
-from llmkit_plugins.steps import Ask, Wait
+from llmkit_plugins.steps import Ask, Prefer, Wait
 
 if TYPE_CHECKING:
     from llmkit_plugins.kit import LLMKit
@@ -79,18 +79,16 @@ class RateLimiterPlugin:
         return self._take(call, call.state, self.limiter.request, call) if self.limiter.limits_callers else None
 
     @hookimpl
-    def llmkit_route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target] | None:
+    def llmkit_route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target] | Prefer | None:
         if len(targets) < 2 or self.config.on_limit == "shadow" or not self.limiter.limits_attempts:
             return None
         refusals = self.limiter.outlooks(call, targets)
         if not any(refusals):
             return None
         free = [target for target, refusal in zip(targets, refusals, strict=True) if refusal is None]
-        if free:
-            return free
-        waits = [float("inf") if r is None or r.retry_after is None else r.retry_after for r in refusals]
-        soonest = sorted(range(len(targets)), key=waits.__getitem__)
-        return [targets[place] for place in soonest]
+        waits = [(_wait(refusal), place) for place, refusal in enumerate(refusals) if refusal is not None]
+        soonest = [targets[place] for _, place in sorted(waits)]
+        return Prefer(free, soonest) if free else soonest
 
     @hookimpl
     def llmkit_pre_attempt(self, call: Call, attempt: Attempt) -> Steps | None:
@@ -189,9 +187,12 @@ class RateLimiterPlugin:
         seconds: float | None = None,
     ) -> None:
         if self._events is not None and self._events.wanted(LimitReached):
-            if seconds is None:
-                seconds = float("inf") if refusal.retry_after is None else refusal.retry_after
-            self._events.publish(LimitReached(call, refusal.limit, action, seconds))
+            waited = _wait(refusal) if seconds is None else seconds
+            self._events.publish(LimitReached(call, refusal.limit, action, waited))
+
+
+def _wait(refusal: RateLimited) -> float:
+    return float("inf") if refusal.retry_after is None else refusal.retry_after
 
 
 def _store_at(url: str) -> RedisStore:

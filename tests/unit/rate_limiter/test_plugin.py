@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from llmkit_plugins import Call, ConfigError, LLMKit, RateLimited, Refused, Share, Target, Usage, hookimpl
+from llmkit_plugins import Call, ConfigError, LLMKit, NoTarget, RateLimited, Refused, Share, Target, Usage, hookimpl
 from llmkit_plugins.events import LimitReached
+from llmkit_plugins.plugins.circuit_breaker import CircuitBreakerPlugin
 from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiterConfig, RateLimiterPlugin
+from llmkit_plugins.plugins.router import RouterPlugin
 from llmkit_plugins.testing import MODES, Failure, Last, ManualClock, PluginConformance, ScriptedBackend, drive
 
 A, B = (Target(name, f"provider-{name}", "model", input_price=1e6, output_price=1e6) for name in "ab")
@@ -229,6 +231,34 @@ def test_when_none_has_budget_the_shortest_wait_is_taken(clock: ManualClock, mod
         send(kit, mode, backend)
     assert backend.sent == {"a": 1, "b": 2}
     assert clock() == pytest.approx(10.0, abs=0.1)
+
+
+def beside_an_open_circuit(clock: ManualClock, on_limit: str) -> tuple[LLMKit, ScriptedBackend]:
+    """The circuit of B is open, and A, which may be asked once a second, has just been asked."""
+    limiter = RateLimiterPlugin(limits=[Limit(requests="1/s", per="target")], on_limit=on_limit)
+    breaker, backend = CircuitBreakerPlugin(), ScriptedBackend(default=TEN_TOKENS)
+    kit = LLMKit([limiter, RouterPlugin(), breaker], [A, B], clock=clock)
+    for _ in range(5):
+        breaker.breaker("b").record_failure("server", 1.0)
+    drive(kit, Call("hi"), backend, "run")
+    return kit, backend
+
+
+def test_the_only_target_that_works_is_waited_for(clock: ManualClock, mode: str) -> None:
+    """That another one has room is of no use while its circuit is open: then this one's limit is like any other's."""
+    kit, backend = beside_an_open_circuit(clock, "wait")
+    send(kit, mode, backend)
+    assert backend.sent == {"a": 2}
+    assert clock() == pytest.approx(1.0)
+
+
+def test_the_only_target_that_works_says_when_it_has_room(clock: ManualClock, mode: str) -> None:
+    """Who is refused comes back when the limit has room again, long before the circuit of the other closes."""
+    kit, backend = beside_an_open_circuit(clock, "reject")
+    with pytest.raises(NoTarget) as refused:
+        send(kit, mode, backend)
+    assert isinstance(refused.value.reasons["a"], RateLimited)
+    assert refused.value.retry_after == pytest.approx(1.0)
 
 
 def test_a_follower_is_a_request_of_its_user_and_no_tokens(clock: ManualClock) -> None:
