@@ -398,7 +398,7 @@ def test_what_was_said_is_not_recorded_unless_asked(mode, make_kit, exporter):
     kit.targets = kit.targets[1:]
     drive(kit, Call(MESSAGES), backend, mode)
     told = "".join(span.to_json() for span in exporter.get_finished_spans())
-    assert "1234" not in told
+    assert "sk-1234" not in told
     assert "secret" not in told
     assert "ValueError" in told
 
