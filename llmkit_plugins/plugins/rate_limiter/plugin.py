@@ -100,11 +100,11 @@ class RateLimiterPlugin:
     def llmkit_post_attempt(self, call: Call, attempt: Attempt) -> None:
         ticket: Ticket | None = attempt.state.pop(self, None)
         of_caller: Ticket | None = call.state.get(self)
-        if attempt.started is None:
-            if ticket is not None:
-                ticket.refund()
-            return
         try:
+            if attempt.started is None:
+                if ticket is not None:
+                    ticket.refund()
+                return
             if (ticket is not None and ticket.amounts) or (of_caller is not None and of_caller.amounts):
                 spent = _spent(attempt, priced=self.limiter.counts_money)
                 if ticket is not None:
@@ -117,6 +117,8 @@ class RateLimiterPlugin:
         finally:  # whatever a backend wrote there as usage or headers
             if ticket is not None:
                 ticket.release()
+            if of_caller is not None and call.outcome is not None:
+                _return_unspent(of_caller, call)
 
     @hookimpl
     def llmkit_post_response(self, call: Call, response: Response) -> None:
@@ -129,19 +131,14 @@ class RateLimiterPlugin:
     @hookimpl
     def llmkit_error(self, call: Call) -> None:
         ticket = self._caller_left(call)
-        if ticket is None:
-            return
-        sent = [attempt for attempt in call.attempts if attempt.started is not None]
-        if not sent:
-            ticket.refund()
-        elif all(attempt.outcome is not None and _spent(attempt, priced=False) is NOTHING for attempt in sent):
-            _settle(ticket, NOTHING)
-        ticket.release()
+        if ticket is not None:
+            if not _runs_on(call):
+                _return_unspent(ticket, call)
+            ticket.release()
 
     def _caller_left(self, call: Call) -> Ticket | None:
-        """The caller's ticket. Where an upstream that others share goes on without him, it stays to be settled."""
-        runs_on = call.share is not None and bool(call.attempts) and call.attempts[-1].outcome is None
-        ticket: Ticket | None = call.state.get(self) if runs_on else call.state.pop(self, None)
+        """The caller's ticket. Where an attempt goes on without him, it stays to be settled by what becomes of that."""
+        ticket: Ticket | None = call.state.get(self) if _runs_on(call) else call.state.pop(self, None)
         return ticket
 
     def _take(self, call: Call, state: dict[object, Any], take: Callable[..., Ticket], *what: Any) -> Steps | None:
@@ -214,6 +211,20 @@ def _spent(attempt: Attempt, *, priced: bool) -> Spent:
     if attempt.first_chunk is not None:
         return Spent(None, max(0, attempt.chunks), None, complete=False)  # providers send a token a chunk, more or less
     return NOTHING if attempt.outcome == "error" else AS_EXPECTED
+
+
+def _runs_on(call: Call) -> bool:
+    """Whether an attempt of *call* is under way, as those who share it wait for it."""
+    return bool(call.attempts) and call.attempts[-1].outcome is None
+
+
+def _return_unspent(ticket: Ticket, call: Call) -> None:
+    """Give back to the caller what no attempt has used: the request too, where none was sent."""
+    sent = [attempt for attempt in call.attempts if attempt.started is not None]
+    if not sent:
+        ticket.refund()
+    elif all(_spent(attempt, priced=False) is NOTHING for attempt in sent):
+        _settle(ticket, NOTHING)
 
 
 def _settle(ticket: Ticket, spent: Spent) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from llmkit_plugins.events import LimitReached
 from llmkit_plugins.plugins.circuit_breaker import CircuitBreakerPlugin
 from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiterConfig, RateLimiterPlugin
 from llmkit_plugins.plugins.router import RouterPlugin
-from llmkit_plugins.testing import MODES, Failure, Last, ManualClock, PluginConformance, ScriptedBackend, drive
+from llmkit_plugins.testing import MODES, Failure, Last, ManualClock, Pause, PluginConformance, ScriptedBackend, drive
 
 A, B = (Target(name, f"provider-{name}", "model", input_price=1e6, output_price=1e6) for name in "ab")
 TEN_TOKENS = [Last("x", usage=Usage(7, 3))]
@@ -171,15 +171,23 @@ def test_a_call_that_was_refused_later_costs_nothing(clock: ManualClock, mode: s
     send(kit, mode, user="ann")
 
 
-def test_an_abandoned_stream_is_charged_for_what_it_said(clock: ManualClock) -> None:
-    """Left after one chunk of four, a stream costs one token, not four: of ten a minute, seven such streams fit."""
+@pytest.mark.parametrize("leave", ["close", "forget"])
+def test_an_abandoned_stream_is_charged_for_what_it_said(clock: ManualClock, leave: str) -> None:
+    """Left after one chunk of four, a stream costs one token, not four: of ten a minute, seven such streams fit. The
+    attempt of one that is forgotten ends after its call."""
     kit = kit_of(clock, Limit(output_tokens="10/min", per="user"))
 
     def leave_early() -> None:
         call = Call("hi", user="ann", params={"max_tokens": 4})
-        stream = kit.stream(call, ScriptedBackend(default=["a", "b", "c", Last("d")]))
+        stream: Any = kit.stream(call, ScriptedBackend(default=["a", "b", "c", Last("d")]))
         next(stream)
-        stream.close()
+        if leave == "close":
+            stream.close()
+        else:
+            cycle = [stream]
+            cycle.append(cycle)
+            del stream, cycle
+            gc.collect()
 
     for _ in range(7):
         leave_early()
@@ -261,14 +269,55 @@ def test_the_only_target_that_works_says_when_it_has_room(clock: ManualClock, mo
     assert refused.value.retry_after == pytest.approx(1.0)
 
 
+class ShareAll:
+    """Any answer is everybody's."""
+
+    @hookimpl
+    def llmkit_pre_request(self) -> Share:
+        return Share("all")
+
+
+def test_a_starter_who_left_is_charged_by_what_became_of_it(clock: ManualClock) -> None:
+    """He gets his tokens back where the provider has failed those who stayed, as if he had stayed himself."""
+    kit = kit_of(clock, Limit(tokens="100/day", per="user"))
+    kit.register(ShareAll())
+    calls = [
+        Call("hi", user=user, params={"max_tokens": 90}, deadline=end) for user, end in (("ann", 1.0), ("bob", 9.0))
+    ]
+
+    async def both() -> None:
+        backend = ScriptedBackend({"a": [Pause(5.0), Failure("server")]})
+        await asyncio.gather(*[kit.acall(call, backend) for call in calls], return_exceptions=True)
+
+    clock.run(both())
+    assert [call.outcome for call in calls] == ["error", "error"]
+    assert calls[0].attempts[0].kind == "server"
+    send(kit, "run", user="ann", params={"max_tokens": 90})
+
+
+@pytest.mark.parametrize(("stays", "sent"), [(True, 1), (False, 0)])
+def test_a_starter_who_left_before_it_was_sent(clock: ManualClock, stays: bool, sent: int) -> None:
+    """It is his request where it is sent for those who stayed, and none where nobody did."""
+    kit = kit_of(clock, Limit(requests="1/day", per="user"), Limit(requests="1/5s", per="target"), on_limit="wait")
+    send(kit, "run", user="eve")
+    kit.register(ShareAll())
+    backend = ScriptedBackend(default=TEN_TOKENS)
+
+    async def leave() -> None:
+        ann, bob = [asyncio.ensure_future(kit.acall(Call("hi", user=user), backend)) for user in ("ann", "bob")]
+        await asyncio.sleep(1.0)
+        for task in (ann,) if stays else (ann, bob):
+            task.cancel()
+        await asyncio.gather(ann, bob, return_exceptions=True)
+
+    clock.run(leave())
+    assert backend.sent.get("a", 0) == sent
+    with pytest.raises(RateLimited) if sent else nullcontext():
+        kit.plugins["rate_limiter"].limiter.acquire(user="ann", max_wait_seconds=0)
+
+
 def test_a_follower_is_a_request_of_its_user_and_no_tokens(clock: ManualClock) -> None:
     """Shared answers are charged once, to who started them; each caller has made one request."""
-
-    class ShareAll:
-        @hookimpl
-        def llmkit_pre_request(self) -> Share:
-            return Share("all")
-
     kit = kit_of(clock, Limit(tokens="1000/min", per="user", name="t"), Limit(requests="1/min", per="user", name="r"))
     kit.register(ShareAll())
     limiter = kit.plugins["rate_limiter"].limiter
