@@ -22,7 +22,7 @@ from llmkit_plugins.engine.plan import Bugs, Plan, check_hooks, compile_hooks
 from llmkit_plugins.engine.sharing import Flights
 from llmkit_plugins.engine.telling import settle
 from llmkit_plugins.engine.timing import HookTimer, Took
-from llmkit_plugins.errors import ConfigError, LLMKitError
+from llmkit_plugins.errors import ConfigError, LLMKitError, Refused
 from llmkit_plugins.events import Events
 from llmkit_plugins.forks import new_rlock
 from llmkit_plugins.given import given
@@ -235,10 +235,14 @@ class LLMKit:
         call.answerable = False
         return plan, request(plan, call, upstream(plan, call, (target,), backend))
 
-    def route(self, call: Call, targets: Sequence[Target]) -> Sequence[Target]:
-        """*targets* as the plugins leave them for the next attempt of *call*, best first; for backends that
-        delegate."""
-        return route(self._plan, call, tuple(targets), {})  # which no hook can change in place
+    def route(
+        self, call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused] | None = None
+    ) -> Sequence[Target]:
+        """*targets* as the plugins leave them for the next attempt of *call*, best first; for backends that delegate.
+
+        *dropped* is told, by name, who left which of them out: what ``NoTarget`` says.
+        """
+        return route(self._plan, call, tuple(targets), {} if dropped is None else dropped)
 
     def attempt(self, call: Call, target: Target, backend: Backend = _PLAIN, *, may_wait: bool = True) -> Handle:
         """Ask the plugins about one attempt of *call*, a call under way through a backend that delegates."""

@@ -108,12 +108,9 @@ class Selector:
 
     def _route(self, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Sequence[Target]:
         try:
-            kept = self.journey.kit.route(self.journey.call, targets)
+            return self.journey.kit.route(self.journey.call, targets, dropped)
         except Refused as refusal:
             raise as_litellm(refusal, self.journey.call.model) from refusal
-        if len(kept) < len(targets):
-            dropped.update((target.name, "left out by the plugins") for target in targets if target not in kept)
-        return kept
 
 
 def _in_order(kept: Sequence[Target], given: Sequence[Target]) -> bool:

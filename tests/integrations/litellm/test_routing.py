@@ -225,6 +225,17 @@ async def test_a_route_hook_that_refuses_the_call(routed, mode, ask, heard, kit,
     assert first.stats.requests == second.stats.requests == 0
 
 
+async def test_who_left_everybody_out(routed, mode, ask, kit, plugin):
+    """Where no target is left, the error says of each which plugin left it out."""
+    kit.register(plugin(route=lambda call, targets: [t for t in targets if t.name != "a"]), "no_a")
+    kit.register(plugin(route=lambda call, targets: [t for t in targets if t.name != "b"]), "no_b")
+    with pytest.raises(litellm.ServiceUnavailableError) as raised:
+        await ask(mode, routed)
+    assert isinstance(raised.value, NoTarget)
+    told = {"a": "dropped by no_a.llmkit_route", "b": "dropped by no_b.llmkit_route"}
+    assert raised.value.reasons == told
+
+
 async def test_fallbacks_after_a_refusal(enter, mode, ask, deployment, first, second, kit, plugin, tried):
     """Where every target of a group is refused, LiteLLM's fallback groups are still tried."""
     kit.register(plugin(route=lambda call, targets: [t for t in targets if t.metadata["model_group"] != "one"]))
