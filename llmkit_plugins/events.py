@@ -52,10 +52,11 @@ class CircuitChanged:
 
 @dataclass(slots=True, frozen=True)
 class CircuitsExhausted:
-    """Every circuit that *call* could use is open: those that open soonest are used all the same."""
+    """Too few of the circuits that *call* could use let it pass: those that close soonest are used all the same."""
 
     call: Call
     targets: tuple[str, ...]
+    """Of these."""
 
 
 class Routed(NamedTuple):

@@ -140,8 +140,8 @@ class CircuitBreakerPlugin:
         ranked = sorted(zip(waits, range(len(targets)), strict=True))
         kept = [targets[place] for wait, place in ranked if wait < inf][: self.config.min_available]
         call.state[self] = frozenset(kept)
-        names = tuple(target.name for target in kept)
-        if self._events is not None and kept:
+        names = tuple(targets[place].name for wait, place in ranked[: len(kept)] if wait)
+        if self._events is not None and names:
             self._events.publish(CircuitsExhausted(call, names))
         return kept
 

@@ -58,11 +58,11 @@ class StateLog:
         state_log.warning("circuit of %s: %s (%s)", event.target, event.after, event.why, extra={"llmkit": facts})
 
     def exhausted(self, event: CircuitsExhausted, now: float) -> None:
-        """All circuits are open."""
+        """Too few circuits are closed."""
         if (before := self._speaks("circuits", now)) is not None:
             facts = {"targets": event.targets, "times_before": before}
             state_log.warning(
-                "every circuit is open, used all the same: %s", ", ".join(event.targets), extra={"llmkit": facts}
+                "too few circuits are closed, used all the same: %s", ", ".join(event.targets), extra={"llmkit": facts}
             )
 
     def limit(self, event: LimitReached, now: float) -> None:

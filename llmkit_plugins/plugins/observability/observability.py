@@ -150,7 +150,7 @@ class Observability:
         self._states.circuit(event)
 
     def circuits_exhausted(self, event: CircuitsExhausted) -> None:
-        """Every circuit was open."""
+        """Too few circuits were closed."""
         now = self.clock()
         if self.tracing is not None:
             self.tracing.exhausted(event, now)

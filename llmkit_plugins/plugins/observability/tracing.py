@@ -253,7 +253,7 @@ class Tracing:
         self._note(event.call, "llmkit.routed", told, now)
 
     def exhausted(self, event: CircuitsExhausted, now: float) -> None:
-        """Every circuit was open."""
+        """Too few circuits were closed."""
         self._note(event.call, "llmkit.circuits_exhausted", {"llmkit.targets": event.targets}, now)
 
     def _note(self, call: Call, name: str, told: Mapping[str, Any], now: float) -> None:

@@ -91,6 +91,24 @@ def test_never_all_targets_at_once(clock: ManualClock, mode: str) -> None:
     assert [(event.call, event.targets) for event in exhausted] == [(call, ("b",))]
 
 
+def test_as_many_targets_stay_as_must(clock: ManualClock, mode: str) -> None:
+    """With min_available 2 the closed one is used first, then that which closes soonest; only of that one is told."""
+    kit, plugin = kit_of(clock, min_available=2)
+    exhausted: list[CircuitsExhausted] = []
+    kit.events.subscribe(CircuitsExhausted, exhausted.append)
+    plugin.breaker("a").force_open(30.0)
+    assert drive(kit, Call("hi"), ScriptedBackend(), mode) == "abc"
+    assert not exhausted
+    plugin.breaker("b").force_open(5.0)
+    backend = ScriptedBackend({"c": [Failure("bad_request")]})
+    with pytest.raises(Failure):
+        drive(kit, Call("hi"), backend, mode)
+    assert backend.sent == {"c": 1}
+    assert [event.targets for event in exhausted] == [("b",)]
+    backend, call = ScriptedBackend(), Call("hi")
+    assert [target.name for target in kit.route(call, [A, B, C])] == ["c", "b"]
+
+
 def test_who_passes_an_open_circuit_holds_no_place(clock: ManualClock) -> None:
     """When he leaves, the place of a probe that is under way meanwhile stays taken."""
     kit, plugin = kit_of(clock, A, B, half_open_requests=1)

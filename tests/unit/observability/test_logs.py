@@ -165,13 +165,13 @@ def test_failures_are_told_without_metrics_and_spans(records, make_kit):
     assert told_of(records) == [("a", "auth", 0)]
 
 
-def test_all_circuits_open_is_a_warning(make_kit, records):
+def test_too_few_closed_circuits_are_a_warning(make_kit, records):
     """With the targets, once a minute."""
     kit = make_kit()
     for _ in range(2):
         kit.events.publish(CircuitsExhausted(Call(), ("a", "b")))
     (record,) = records("llmkit.state")
-    assert record.getMessage() == "every circuit is open, used all the same: a, b"
+    assert record.getMessage() == "too few circuits are closed, used all the same: a, b"
 
 
 def test_records_as_json(make_kit, records, plugin):
