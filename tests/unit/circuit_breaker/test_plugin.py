@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmkit_plugins import Call, CircuitOpen, LLMKit, RateLimited, Target, hookimpl
+from llmkit_plugins import Call, CircuitOpen, LLMKit, RateLimited, Target, Usage, hookimpl
 from llmkit_plugins.events import CircuitChanged, CircuitsExhausted
 from llmkit_plugins.plugins.circuit_breaker import CircuitBreakerPlugin, State
 from llmkit_plugins.testing import MODES, Failure, Last, ManualClock, Pause, PluginConformance, ScriptedBackend, drive
@@ -231,6 +231,25 @@ def test_a_target_that_becomes_slow_is_left_alone(clock: ManualClock, mode: str)
     for _ in range(10):
         drive(kit, Call("hi"), backend, mode)
     assert backend.sent["a"] - before <= 3
+
+
+def test_long_answers_are_not_slow_answers(clock: ManualClock, mode: str) -> None:
+    """Five hundred times the tokens in five hundred times the time, or a stream that goes on, open nothing."""
+    kit, plugin = kit_of(clock, A)
+    backend = ScriptedBackend(sleep=clock.sleep)
+
+    def answered(seconds: float, usage: Usage | None) -> None:
+        backend.default = [Pause(0.2), "x", Pause(seconds), Last("y", usage=usage)]  # type: ignore[arg-type]
+        drive(kit, Call("hi"), backend, mode)
+
+    for _ in range(100):
+        answered(0.1, Usage(10, 10))
+    for _ in range(5):
+        answered(50.0, Usage(10, 5000))
+    if mode in ("stream", "astream"):
+        for number in range(105):
+            answered(0.1 if number < 100 else 50.0, None)
+    assert plugin.breaker("a").state is State.CLOSED
 
 
 def test_a_provider_has_a_circuit_of_its_own(clock: ManualClock) -> None:

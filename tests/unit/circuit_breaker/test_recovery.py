@@ -49,6 +49,25 @@ def test_health_shortens_the_open_time_again(make, clock):
     assert breaker.retry_after() == 60.0
 
 
+def test_a_probe_that_meets_a_429_opens_for_as_long_as_it_says(in_state, clock):
+    """Capacity is no matter of health: the open time is not doubled for it, now or the next time."""
+    breaker = in_state(State.HALF_OPEN, open_seconds=60.0)
+    breaker.record_failure("rate_limit", retry_after=7.0)
+    assert breaker.retry_after() == 7.0
+    clock.advance(7.0)
+    breaker.record_failure("server")
+    assert breaker.retry_after() == 120.0
+
+
+def test_a_probe_that_is_slow_in_absolute_terms_is_no_good_one(in_state):
+    """Where there is a limit, a probe beyond it opens the circuit again, whatever is usual."""
+    told = []
+    breaker = in_state(State.HALF_OPEN, slow_call_seconds=1.0, listeners=[told.append])
+    breaker.record_success(1.5)
+    assert breaker.state is State.OPEN
+    assert (told[-1].reason.statistic, told[-1].reason.value) == ("slow_call_seconds", 1.5)
+
+
 @pytest.mark.parametrize(("number", "seconds"), [(0.0, 60.0), (0.5, 45.0), (1.0, 30.0)])
 def test_jitter_takes_up_to_a_half(make, number, seconds):
     """The open time is between a half and the whole of what it is without jitter."""
