@@ -37,18 +37,21 @@ def test_the_text_is_openmetrics(mode, make_kit, registry):
 
 
 def test_a_traced_value_carries_its_trace(make_kit, registry, exporter):
-    """The exemplar of a bucket is the trace and span of the request."""
-    drive(make_kit(), Call("hi"), ScriptedBackend(), "run")
+    """The exemplar of a bucket is the trace and span of the request, whatever the histogram is of."""
+    drive(make_kit(), Call("hi"), ScriptedBackend(), "stream")
     (request,) = [span for span in exporter.get_finished_spans() if span.parent is None]
-    exemplars = [
-        sample.exemplar
+    exemplars = {
+        sample.name: sample.exemplar
         for family in text_string_to_metric_families(generate_latest(registry).decode())
         for sample in family.samples
-        if sample.name == "llmkit_request_duration_seconds_bucket" and sample.exemplar
-    ]
-    (exemplar,) = exemplars
+        if sample.exemplar
+    }
+    per_output = ("time_per_output_token", "time_per_output_chunk")
+    timed = ("request_duration", "attempt_duration", "time_to_first_token", *per_output)
+    assert exemplars.keys() == {f"llmkit_{name}_seconds_bucket" for name in timed}
     ids = request.context
-    assert exemplar.labels == {"trace_id": f"{ids.trace_id:032x}", "span_id": f"{ids.span_id:016x}"}
+    for exemplar in exemplars.values():
+        assert exemplar.labels == {"trace_id": f"{ids.trace_id:032x}", "span_id": f"{ids.span_id:016x}"}
 
 
 def test_a_name_that_is_taken_is_found_at_once(registry):

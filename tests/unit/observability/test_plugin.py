@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import CollectorRegistry
 
 from llmkit_plugins import Call, ConfigError, LLMKit, Target
+from llmkit_plugins.events import CircuitChanged, CircuitsExhausted, LimitReached, Routed, StoreUnreachable
 from llmkit_plugins.plugins.observability import ObservabilityPlugin
 from llmkit_plugins.testing import MODES, PluginConformance, ScriptedBackend, drive
 
@@ -70,3 +71,22 @@ def test_the_price_list_is_read_before_the_first_call(monkeypatch):
         monkeypatch.setattr(plugin.recorder.prices, "load", lambda read=read: read.append(True))
         LLMKit([plugin], [target])
         assert len(read) == reads
+
+
+@pytest.mark.parametrize("settings", [{"metrics": ()}, {"traces": False}, {"metrics": (), "traces": False}], ids=str)
+def test_what_is_off_is_missed_by_nobody(settings, registry):
+    """Without metrics, without spans, without both: whatever happens, nothing of the plugin's fails."""
+    kit = LLMKit([ObservabilityPlugin(registry, time_hooks_every=1, **settings)], [Target("a", "p", "m")])
+    call = Call("hi")
+    for event in (
+        LimitReached(call, "per user", "waited", 1.0),
+        StoreUnreachable(call, "redis"),
+        CircuitChanged("a", "closed", "open", "why"),
+        CircuitsExhausted(call, ("a",)),
+        Routed(call, kit.targets[0], "best", 1.0),
+    ):
+        kit.events.publish(event)
+    kit.call(call, ScriptedBackend())
+    list(kit.stream(Call("hi"), ScriptedBackend()))
+    kit.close()
+    assert not kit.bugs

@@ -88,6 +88,23 @@ def test_cached_and_reasoning_tokens_have_a_direction_of_their_own(mode, make_ki
     assert value("llmkit_request_tokens_total", **WHO, direction="reasoning") == 6
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_only_what_a_provider_failed_is_an_error_of_its(mode, make_kit, registry, plugin):
+    """Not an answer, not a target that a plugin refused, not a caller who left."""
+
+    def refuse(call, attempt):
+        if call.user == "nobody":
+            raise Refused("no")
+
+    kit = make_kit(plugin(pre_attempt=refuse), traces=False)
+    drive(kit, Call("hi"), ScriptedBackend(), mode)
+    with pytest.raises(Refused):
+        drive(kit, Call("hi", user="nobody"), ScriptedBackend(), mode)
+    with suppress(KeyboardInterrupt, asyncio.CancelledError):
+        drive(kit, Call("hi"), ScriptedBackend(default=["x", KeyboardInterrupt()]), mode)
+    assert "llmkit_provider_errors_total{" not in generate_latest(registry).decode()
+
+
 def test_an_unknown_price_is_no_zero(make_kit, value):
     """Where nobody knows the price there is no cost, but a count of answers without one."""
     drive(make_kit(targets=[Target("x", "nobody", "nothing")]), Call("hi"), ScriptedBackend(), "run")

@@ -374,6 +374,17 @@ def test_the_provider_is_told_of_the_attempts_span(make_kit, spans):
     assert headers == {"traceparent": f"00-{span.trace_id:032x}-{span.span_id:016x}-01"}
 
 
+def test_headers_of_other_plugins_stay(make_kit, plugin):
+    """The ``traceparent`` is added to what somebody else wants sent."""
+
+    def ask_for(call, attempt):
+        attempt.request_headers = {"x-team": "search"}
+
+    kit = make_kit(plugin(pre_attempt=ask_for), propagate_trace=True)
+    kit.reorder(list(reversed(kit.plugins)))
+    assert headers_seen(kit, Call("hi")).keys() == {"x-team", "traceparent"}
+
+
 def test_a_trace_that_is_not_sampled_is_passed_on(make_kit):
     """The provider is told the caller's trace, and that it is not recorded."""
     headers = headers_seen(make_kit(propagate_trace=True), Call("hi", metadata={"traceparent": UNSAMPLED}))
