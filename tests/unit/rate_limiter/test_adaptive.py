@@ -76,6 +76,16 @@ def test_no_more_is_sent_than_the_provider_says_is_left(limiter, clock):
     assert admitted(limiter) == 59
 
 
+def test_a_limit_that_is_raised_is_believed(limiter, clock):
+    """A provider that says another limit than before is kept to that one."""
+    limiter.attempt(Call(), TARGET).answered(requests(0, 60, "60s"))
+    clock.advance(2)
+    limiter.attempt(Call(), TARGET).answered(requests(599, 600, "0.1s"))
+    assert admitted(limiter) == 599
+    clock.advance(1)
+    assert admitted(limiter) == 10
+
+
 def test_what_was_sent_meanwhile_is_counted(limiter):
     """Requests sent after the one that is answered are not yet in what the provider says is left."""
     first = limiter.attempt(Call(), TARGET)

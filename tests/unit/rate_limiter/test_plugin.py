@@ -354,6 +354,23 @@ def test_a_follower_is_a_request_of_its_user_and_no_tokens(clock: ManualClock) -
             limiter.request(Call("hi", user=user))
 
 
+def test_a_whole_answer_that_was_left_costs_what_was_expected(clock: ManualClock) -> None:
+    """Nobody knows what a provider has used of it: its user's tokens do not come back, nor do its target's."""
+    kit = kit_of(clock, Limit(tokens="60/min", per="user"), Limit(tokens="60/min", per="target"), targets=(A, B))
+    backend = ScriptedBackend({"a": [Pause(1.0), Last("x")]})
+
+    async def leave() -> None:
+        async with asyncio.timeout(0.5):
+            await kit.acall(Call("hi", user="ann", params={"max_tokens": 50}), backend)
+
+    with pytest.raises(TimeoutError):
+        clock.run(leave())
+    with pytest.raises(RateLimited, match="per user"):
+        send(kit, "run", user="ann", params={"max_tokens": 50})
+    send(kit, "run", backend, user="bob", params={"max_tokens": 50})
+    assert backend.sent == {"a": 1, "b": 1}
+
+
 def test_concurrency_comes_back_from_the_collector(clock: ManualClock) -> None:
     """A stream that is left to the garbage collector is told of late, its attempt after its call has ended: the
     caller's permit comes back all the same."""
