@@ -84,13 +84,12 @@ class Target:
 
     def cost(self, usage: Usage) -> float | None:
         """USD for *usage*, or None where a price that matters is unknown."""
-        if self.input_price is None or self.output_price is None:
+        if self.input_price is None or (self.output_price is None and usage.output_tokens):
             return None
         cached_price = self.input_price if self.cached_price is None else self.cached_price
         fresh = usage.input_tokens - usage.cached_tokens
-        return (
-            fresh * self.input_price + usage.cached_tokens * cached_price + usage.output_tokens * self.output_price
-        ) / 1e6
+        answer = usage.output_tokens * (self.output_price or 0.0)
+        return (fresh * self.input_price + usage.cached_tokens * cached_price + answer) / 1e6
 
 
 @dataclass(slots=True, eq=False)

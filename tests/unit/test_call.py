@@ -73,6 +73,12 @@ def test_unknown_prices(prices):
     assert Target("a", "p", "m", input_price=0.0, output_price=0.0).cost(Usage(1, 1)) == 0.0
 
 
+def test_the_price_of_what_there_is_none_of():
+    """It does not matter: embeddings have a cost though nobody gives them an output price."""
+    assert Target("a", "p", "m", input_price=2.0).cost(Usage(1_000_000, 0)) == 2.0
+    assert Target("a", "p", "m", output_price=2.0).cost(Usage(0, 0)) is None
+
+
 def test_the_cost_of_an_attempt(target):
     """By the target's prices; where it has none, as the framework reported it; before the usage is known, neither."""
     priced, unpriced = Attempt(1, target), Attempt(1, Target("b", "p", "m"))
