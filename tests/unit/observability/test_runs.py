@@ -82,7 +82,7 @@ def test_how_a_tree_ends(error, outcome, status, make_kit, exporter):
     (span,) = exporter.get_finished_spans()
     assert (span.attributes["llmkit.outcome"], span.status.status_code) == (outcome, status)
     assert span.attributes.get("error.type") == ("RuntimeError" if outcome == "error" else None)
-    assert "1234" not in span.to_json()
+    assert "sk-1234" not in span.to_json()
 
 
 def test_the_applications_own_span_makes_it_needless(make_kit, spans, tracers):
