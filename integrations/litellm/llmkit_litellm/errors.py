@@ -129,6 +129,9 @@ def _both(ours: type[LLMKitError], theirs: type[Exception]) -> type[Exception]:
 
 
 def _tell_retry_after(error: Any, seconds: float | None) -> None:
-    """LiteLLM reads whole seconds only, and its proxy sends ``headers`` on; never share them between errors."""
+    """LiteLLM reads whole seconds only, and its proxy sends ``headers`` on; never share them between errors. Who caught
+    OpenAI's errors looks at those of the ``response``."""
     error.headers = {} if seconds is None else {"retry-after": str(max(1, math.ceil(seconds)))}
     error.litellm_response_headers = dict(error.headers)
+    if (response := getattr(error, "response", None)) is not None:
+        response.headers.update(error.headers)

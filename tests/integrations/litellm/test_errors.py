@@ -101,6 +101,8 @@ def test_ours_are_theirs_too(error, base, retry_after):
     assert str(error) in str(raised)
     assert raised.model == "gpt"
     assert raised.headers == ({} if retry_after is None else {"retry-after": retry_after})
+    if isinstance(raised, litellm.RateLimitError | litellm.ServiceUnavailableError):
+        assert raised.response.headers.get("retry-after") == retry_after
     assert raised.headers is not as_litellm(error, "gpt").headers
     assert raised.num_retries == (0 if isinstance(error, Refused) else None)
 
