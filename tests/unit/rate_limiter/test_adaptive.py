@@ -109,6 +109,20 @@ def test_a_provider_may_say_otherwise(limiter):
     assert third.wait(0) == 0
 
 
+@pytest.mark.parametrize(("given_back", "room"), [(False, 1), (True, 2)])
+def test_tokens_that_were_sent_meanwhile_are_counted(limiter, given_back, room):
+    """They are not yet in what the provider says is left either; those that were not sent after all are."""
+    names = ("remaining", "limit", "reset")
+    said = {f"x-ratelimit-{n}-tokens": v for n, v in zip(names, ("1000", "10000", "9m0s"), strict=True)}
+    call = {"messages": "x" * 1600, "params": {"max_tokens": 50}}
+    limiter.attempt(Call(**call), TARGET).answered(said)
+    first, second = (limiter.attempt(Call(**call), TARGET) for _ in range(2))
+    if given_back:
+        second.refund()
+    first.answered(said)
+    assert admitted(limiter, **call) == room
+
+
 def test_tokens_are_kept_too(limiter):
     """Where a provider says how many tokens are left, prompts are counted against them."""
     headers = {
