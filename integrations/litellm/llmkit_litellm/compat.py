@@ -390,10 +390,11 @@ def own_hidden(answer: Any) -> dict[str, Any]:
     return known
 
 
-def mark_cached(answer: Any) -> None:
-    """Let *answer*, whole or a stream, say what LiteLLM writes on what its cache answers."""
+def mark_cached(answer: Any, call_id: str) -> None:
+    """Let *answer* to a call of that id, whole or a stream, say what LiteLLM writes on what its cache answers."""
     if hasattr(answer, "_hidden_params"):
-        answer._hidden_params = own_hidden(answer) | {"cache_hit": True, "response_cost": 0.0}
+        told = {"cache_hit": True, "response_cost": 0.0, "litellm_call_id": call_id}
+        answer._hidden_params = own_hidden(answer) | told
 
 
 def assembled(chunks: Sequence[Any], messages: Any) -> Any:

@@ -21,7 +21,7 @@ log = logging.getLogger("llmkit")
 def told(request: Request, answer: Any) -> Any:
     """The whole *answer* to *request*; where no attempt of its own brought it, it is marked, and LiteLLM is told."""
     if not request.call.attempts and not _came_from_litellms_cache(request, answer):
-        compat.mark_cached(answer)
+        compat.mark_cached(answer, request.call.id)
         tell(request, answer)
     return answer
 
@@ -88,5 +88,5 @@ def _whole(request: Request, answer: Any) -> Any:
     if not isinstance(answer, list):
         return answer
     whole = compat.assembled(answer, request.call.messages)
-    compat.mark_cached(whole)
+    compat.mark_cached(whole, request.call.id)
     return whole

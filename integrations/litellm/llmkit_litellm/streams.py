@@ -166,7 +166,7 @@ class CallerStream:
         self._shared: list[Any] | None = None
         if not request.call.attempts:
             self._shared, self.chunks = [], []  # of a stream that was left, a proxy bills the ``chunks``
-            compat.mark_cached(self)
+            compat.mark_cached(self, request.call.id)
         return self
 
     def __iter__(self) -> Self:

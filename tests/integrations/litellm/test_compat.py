@@ -286,8 +286,9 @@ def test_a_mark(first):
     """What LiteLLM writes on an answer from its cache, written on a copy of what it knows."""
     answer = litellm.completion("openai/gpt-4o-mini", PROMPT, api_base=first.url, api_key="k")
     known = compat.hidden(answer)
-    compat.mark_cached(answer)
-    assert compat.hidden(answer) == {**known, "cache_hit": True, "response_cost": 0.0}
+    compat.mark_cached(answer, "mine")
+    told = {"cache_hit": True, "response_cost": 0.0, "litellm_call_id": "mine"}
+    assert compat.hidden(answer) == {**known, **told}
     assert not known.get("cache_hit")
 
 

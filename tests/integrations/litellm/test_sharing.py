@@ -44,6 +44,19 @@ def test_threads(entrance, mode, in_threads, first, heard):
     assert heard() == {"request": 5, "attempt": 1, "attempt ok": 1, "request ok": 1, "request shared": 4}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_each_caller_has_his_own_id(entrance, first, stream):
+    """The answer tells each caller the id of his own call, by which he finds it in logs and traces."""
+    first.slow_down(first_token_seconds=0.1)
+    asked = [entrance.acompletion(stream=stream, litellm_call_id=name) for name in ("ann", "bob")]
+    answers = await asyncio.gather(*asked)
+    assert [answer._hidden_params["litellm_call_id"] for answer in answers] == ["ann", "bob"]
+    if stream:
+        for answer in answers:
+            assert [chunk async for chunk in answer]
+    assert first.stats.requests == 1
+
+
 async def test_a_late_joiner_gets_all_of_it(entrance, heard, first):
     """Who joins in the middle of a stream gets it from its first chunk, at once."""
     first.slow_down(per_token_seconds=0.05)
