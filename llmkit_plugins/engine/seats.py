@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from llmkit_plugins.call import Call, Response
-from llmkit_plugins.engine.flights import Flight, TaskFlight, ThreadFlight
+from llmkit_plugins.engine.flights import Flight
+from llmkit_plugins.engine.task_flights import TaskFlight
+from llmkit_plugins.engine.thread_flights import ThreadFlight
 
 AnyFlight = TypeVar("AnyFlight", bound=Flight[Any])
 Chunk = TypeVar("Chunk")

@@ -8,8 +8,10 @@ from typing import Any
 
 from llmkit_plugins.call import Call
 from llmkit_plugins.clock import Clock
-from llmkit_plugins.engine.flights import Flight, Key, Source, TaskFlight, ThreadFlight, inside
+from llmkit_plugins.engine.flights import Flight, Key, Source, inside
 from llmkit_plugins.engine.seats import AnyFlight, Copy, TaskSeat, ThreadSeat
+from llmkit_plugins.engine.task_flights import TaskFlight
+from llmkit_plugins.engine.thread_flights import ThreadFlight
 from llmkit_plugins.errors import UpstreamLost
 from llmkit_plugins.forks import in_child, new_rlock
 from llmkit_plugins.steps import Share

@@ -21,9 +21,9 @@ from typing import Any, TypeVar, cast
 
 from llmkit_plugins.call import Attempt, Call
 from llmkit_plugins.clock import SYSTEM_CLOCK, Clock
-from llmkit_plugins.engine.flights import TaskFlight
 from llmkit_plugins.engine.seats import Copy, same
 from llmkit_plugins.engine.sharing import Flights
+from llmkit_plugins.engine.task_flights import TaskFlight
 from llmkit_plugins.forks import new_lock
 from llmkit_plugins.plugins.multiplexer.config import MultiplexerConfig
 from llmkit_plugins.plugins.multiplexer.key import Alone, Keys

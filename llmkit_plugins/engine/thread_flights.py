@@ -1,0 +1,103 @@
+"""A shared upstream in threads: whoever needs the next chunk pulls it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from contextvars import copy_context
+from threading import TIMEOUT_MAX, Lock
+from typing import TYPE_CHECKING, Any
+
+from llmkit_plugins.call import Call
+from llmkit_plugins.engine.flights import Flight, Key, Source, inside
+from llmkit_plugins.errors import TimedOut, UpstreamLost
+
+if TYPE_CHECKING:
+    from llmkit_plugins.engine.sharing import Flights
+
+_END: Any = object()
+
+
+class ThreadFlight(Flight[Lock]):
+    """Advances when somebody pulls, always in the context of the caller who started it.
+
+    Whose turn it is pulls, and cannot leave before the chunk is there: so the upstream has the time of the most patient
+    who boarded. The others wait, each at a gate of his own: if they waited for the turn they would starve, since who
+    pulled takes it again at once. A gate is in place before its owner looks once more whether to wait, and the turn is
+    given back before gates are opened, so that no news passes between the two.
+    """
+
+    __slots__ = ("chunks", "context", "deadline", "source", "turn")
+
+    def __init__(self, flights: Flights, key: Key, call: Call, source: Source[Any]) -> None:
+        super().__init__(flights, key, call)
+        self.turn, self.context = Lock(), copy_context()
+        self.deadline = call.deadline
+        self.source = source
+        self.chunks: Any = self.context.run(self._open) if call.stream else None
+
+    def _open(self) -> Any:
+        inside.set((*inside.get(), self.key))
+        return self.source(self)
+
+    def board(self, call: Call) -> None:
+        super().board(call)
+        if self.deadline is not None:
+            self.deadline = None if call.deadline is None else max(self.deadline, call.deadline)
+
+    def more(self, at: int, deadline: float | None) -> bool:
+        """Wait until chunk *at* is there, pulling if nobody does; False when there is none."""
+        log, turn = self.log, self.turn
+        while at == len(log):
+            if self.over:
+                return at < len(log) or not self.ended()  # the last chunk may have come before the end, just now
+            if deadline is not None and self.flights.clock() >= deadline:
+                raise TimedOut("the call's deadline has passed while it shared an answer")
+            if turn.acquire(False):  # noqa: FBT003 - half the price of the keyword, for each chunk
+                self._pull(at)
+            else:
+                self._wait(at, deadline)
+        return True
+
+    def _wait(self, at: int, deadline: float | None) -> None:
+        """Wait for news of chunk *at* from who pulls, at most until *deadline*."""
+        gate = Lock()
+        gate.acquire()
+        self.waiting.append(gate)
+        if at == len(self.log) and not self.over and self.turn.locked():
+            left = TIMEOUT_MAX if deadline is None else self.time_left(deadline)
+            gate.acquire(timeout=min(left, TIMEOUT_MAX))
+
+    def _pull(self, at: int) -> None:
+        """Have chunk *at* said, or the whole answer, unless that happened before it was one's turn."""
+        try:
+            if at < len(self.log) or self.over:
+                pass
+            elif self.chunks is None:
+                self.complete(self.context.run(self._open))
+            elif (chunk := self.context.run(next, self.chunks, _END)) is not _END:
+                self.log.append(chunk)
+            else:
+                self.land(None)
+        except Exception as failure:
+            self.land(failure)
+        except BaseException:
+            self.land(UpstreamLost("the caller who was reading for all was interrupted"))
+            raise
+        finally:
+            self.turn.release()
+            if self.waiting:
+                self.wake()
+            if self.over and self.chunks is not None:
+                self.stop()
+
+    def wake(self) -> None:
+        with suppress(IndexError):  # somebody else is waking them, too
+            for _ in range(len(self.waiting)):
+                self.waiting.pop(0).release()
+
+    def stop(self) -> None:
+        """Close the stream, if it is nobody's turn: who pulls comes here when he has given it back."""
+        if self.waiting:
+            self.wake()
+        if self.chunks is not None and self.turn.acquire(blocking=False):  # and nobody's turn ever again
+            self.context.run(self.chunks.close)
