@@ -58,6 +58,11 @@ class Line:
     Each of them has already been charged, so the end of the line is the state of the bucket itself, and a place is
     told by what was charged behind it. Whoever gives something back (a refund, a settled estimate) lowers that state,
     and thereby moves the whole line up, at no cost and without knowing of it. Not safe against threads: hold a lock.
+
+    For example, a bucket of one token a second is empty when A, B and C come. To charge them moves the moment when it
+    will be full from 1 s ahead to 2, 3 and 4. When it is 4 s ahead, two seconds' worth were charged behind A: so A sees
+    a bucket that is full in 4 - 2 = 2 s, holding a token in 1 s, and waits for that. A gives up and its second is given
+    back: the moment is 3 s ahead, B has one second behind it, sees 2 and waits for 1 s, as A did.
     """
 
     __slots__ = ("debts", "length", "places")
