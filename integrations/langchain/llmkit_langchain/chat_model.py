@@ -32,7 +32,7 @@ from llmkit_langchain.models import (
     warn_of_retries,
 )
 from llmkit_langchain.origin import OriginChatModel
-from llmkit_langchain.routes import Route
+from llmkit_langchain.routes import DECISIVE, Route
 from llmkit_langchain.runs import MARK, mark_of
 from llmkit_langchain.structured import common_form
 from llmkit_langchain.targets import target_named
@@ -85,6 +85,18 @@ class ChatLLMKit(OriginChatModel):
         kit, models = self.kit, self.models
         routes = {name: Route.to(target_named(kit, name, _told(model)), model) for name, model in models.items()}
         return ChatBackend(routes, kit.clock, new_id())
+
+    @cached_property
+    def _settled(self) -> dict[str, Any]:
+        """What all models are set to, of that which says whether their answers would differ each time."""
+        first, *others = (route.said for route in self._backend.routes.values())
+        agreed = {name: first[name] for name in DECISIVE if name in first}
+        return {name: value for name, value in agreed.items() if all(other.get(name) == value for other in others)}
+
+    @cached_property
+    def _answers_severally(self) -> bool:
+        """Whether a model is set to give several answers."""
+        return any(route.said.get("n") not in (None, 1) for route in self._backend.routes.values())
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -151,11 +163,14 @@ class ChatLLMKit(OriginChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None, run: Any, kwargs: dict[str, Any]
     ) -> tuple[Call, ChatBackend]:
         backend, asked = self._backend, kwargs.get("model")
-        params = {**kwargs, CREDENTIAL: backend.credential}
+        params = {**self._settled, **kwargs, CREDENTIAL: backend.credential}
         if stop is not None:
             params["stop"] = stop
         model = None if asked in backend.routes else asked
-        return call_of(messages, params, Origin.of(run), model, "chat"), backend.narrowed(asked)
+        call = call_of(messages, params, Origin.of(run), model, "chat")
+        if self._answers_severally:
+            call.metadata = {**call.metadata, "share": False}
+        return call, backend.narrowed(asked)
 
     @cached_property
     def _tells_tokens(self) -> bool:

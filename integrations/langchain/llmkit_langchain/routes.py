@@ -24,6 +24,9 @@ _TRACING_ONLY = frozenset({"ls_structured_output_format", "structured_output_for
 _WITH_HEADERS = frozenset({"langchain_anthropic", "langchain_groq", "langchain_openai"})
 """The packages of models, and of those that are derived from them, whose clients take ``extra_headers``."""
 
+DECISIVE = ("temperature", "seed")
+"""Settings of a model that say whether its answers would differ each time."""
+
 _ABSENT = object()
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -114,6 +117,9 @@ class Route:
         bound, native = (self.bound, self.native) if "tools" in params else (_NOTHING, _NOTHING)
         kwargs = {name: value for name, value in params.items() if bound.get(name, _ABSENT) != value}
         kwargs.pop(CREDENTIAL, None)
+        for name in DECISIVE:
+            if name in kwargs and kwargs[name] == self.said.get(name, _ABSENT):
+                del kwargs[name]  # it is set to that anyway
         if kwargs.get("model") == self.target.name:
             del kwargs["model"]
         if attempt.timeout_seconds is not None and (setting := _timeout_setting(self.model)) is not None:
