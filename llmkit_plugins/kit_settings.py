@@ -23,13 +23,13 @@ class TargetSettings(Settings):
     cached_price: float | None = Field(
         default=None,
         ge=0,
-        description="USD per million input tokens read from the provider's cache; as any input if not given.",
+        description="USD per million input tokens read from the provider's cache; the input price if not given.",
     )
     weight: float = Field(default=1.0, ge=0, description="Share of the traffic among equals.")
     serves: list[str] | None = Field(
-        default=None, description="The models asked for that it can answer; any if not given."
+        default=None, description="The requested models that it can answer; any if not given."
     )
-    metadata: dict[str, Any] = Field(default={}, description="Whatever plugins need to know: region, tags, limits.")
+    metadata: dict[str, Any] = Field(default={}, description="Anything plugins need to know: region, tags, limits.")
 
     def target(self) -> Target:
         """The target these settings describe."""
@@ -41,18 +41,18 @@ class KitSettings(Settings):
     """The settings that are the kit's own; those of each plugin are in a table called like the plugin."""
 
     plugins: list[str] | None = Field(
-        default=None, description="The enabled plugins, in the order of their hooks; all installed ones if not given."
+        default=None, description="The enabled plugins, in hook order; all installed ones if not given."
     )
-    targets: list[TargetSettings] = Field(default=[], description="The places that can answer.")
+    targets: list[TargetSettings] = Field(default=[], description="The places that can answer a call.")
     on_plugin_error: Literal["log", "raise"] = Field(
         default="log",
-        description="What becomes of a plugin's bug: logged, and the call goes on; or (for tests) raised.",
+        description="What happens when a plugin has a bug: log it and let the call proceed, or (for tests) raise it.",
     )
     lease_seconds: float = Field(
         default=600.0,
         gt=0,
-        description="Seconds after which a call is ended that a framework began and never ended; "
-        "a stream, after so long without a chunk.",
+        description="Seconds after which a call is ended that a framework began and never ended; for a stream, "
+        "seconds since its last chunk.",
     )
 
     @field_validator("plugins")

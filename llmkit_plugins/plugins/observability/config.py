@@ -18,45 +18,45 @@ class ObservabilityConfig(Settings):
     )
     own_registry: bool = Field(
         default=False,
-        description="Keep the metrics apart from the process's default Prometheus registry, where they else appear "
-        "beside the application's own.",
+        description="Keep the metrics out of the process's default Prometheus registry, where they otherwise "
+        "appear beside the application's own.",
     )
     metrics_port: int | None = Field(
         default=None,
         ge=0,
         le=65535,
-        description="Serve /metrics over HTTP on this port (0: any free one); not served if unset.",
+        description="Serve /metrics over HTTP on this port (0: any free one); not served if not given.",
     )
     metrics_address: str = Field(default="127.0.0.1", description="The address to serve /metrics on.")
     max_label_sets: int = Field(
         default=500,
         ge=1,
-        description="How many pairs of provider and model (and how many limits, targets, kinds of error) have metrics "
-        "of their own; what comes later is counted under __overflow__.",
+        description="How many provider and model pairs (and how many limits, targets, kinds of error) get series "
+        "of their own; later ones are counted under __overflow__.",
     )
-    traces: bool = Field(default=True, description="Record spans, where the process has an OpenTelemetry SDK set up.")
+    traces: bool = Field(default=True, description="Record spans, if the process has an OpenTelemetry SDK set up.")
     trace_ratio: float = Field(
         default=1.0,
         ge=0.0,
         le=1.0,
-        description="The share of calls that are traced, of those that are in no trace yet; others follow theirs.",
+        description="The share of calls to trace, among those not yet part of a trace; the others follow theirs.",
     )
     propagate_trace: bool = Field(
         default=False, description="Offer backends a traceparent header to send to the provider."
     )
     content: bool = Field(default=False, description="Record prompts and answers in spans.")
     content_characters: int = Field(
-        default=8192, ge=1, description="How much of a prompt, and of an answer, is recorded at most."
+        default=8192, ge=1, description="The most that is recorded of a prompt, and of an answer."
     )
     otlp_endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://",
-        description="Send spans (and metrics, where they go to opentelemetry) to this OTLP receiver, by providers of "
-        "the plugin's own; unset: by those of the process.",
+        description="Send spans (and metrics that go to opentelemetry) to this OTLP receiver, through providers "
+        "of the plugin's own; if not given, through those of the process.",
     )
-    otlp_protocol: Literal["grpc", "http"] = Field(default="grpc", description="How to speak to the OTLP receiver.")
+    otlp_protocol: Literal["grpc", "http"] = Field(default="grpc", description="The protocol of the OTLP receiver.")
     time_hooks_every: int = Field(
-        default=100, ge=0, description="Time the plugins' hooks in one call of so many; 0: in none."
+        default=100, ge=0, description="Time the plugins' hooks in one call out of this many; 0 disables it."
     )
 
     @field_validator("otlp_endpoint", mode="before")

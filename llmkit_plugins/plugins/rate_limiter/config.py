@@ -18,28 +18,32 @@ class RateLimiterConfig(Settings):
     """Settings of the rate limiter plugin."""
 
     limits: list[Limit] = Field(
-        default=[], description='What is limited: each limit is a table, as in { requests = "60/min", per = ["user"] }.'
+        default=[], description='The limits, each a table such as { requests = "60/min", per = ["user"] }.'
     )
     on_limit: OnLimit = Field(
         default="reject",
-        description='Over a limit: "reject" raises RateLimited, "wait" waits its turn, "shadow" only counts.',
+        description='Over a limit: "reject" raises RateLimited, "wait" queues the call, "shadow" only counts it.',
     )
     max_wait_seconds: float = Field(
-        default=30.0, gt=0, description='With on_limit = "wait": who would have to wait longer is refused at once.'
+        default=30.0,
+        gt=0,
+        description='With on_limit = "wait": a call that would have to wait longer is refused immediately.',
     )
     lease_seconds: float = Field(
-        default=600.0, gt=0, description="When the permit of a concurrency limit comes back that nobody gave back."
+        default=600.0,
+        gt=0,
+        description="Seconds after which a concurrency permit that was never released is reclaimed.",
     )
-    max_keys: int = Field(default=1_000_000, ge=1, description="Keys remembered by each limit.")
+    max_keys: int = Field(default=1_000_000, ge=1, description="The most keys each limit keeps track of.")
     learn_from_providers: bool = Field(
-        default=True, description="Keep to what providers say of their own limits (x-ratelimit-*, Retry-After, 429)."
+        default=True, description="Respect the limits that providers report (x-ratelimit-*, Retry-After, 429)."
     )
 
     store: str | None = Field(
         default=None,
         repr=False,
-        description='The Redis that processes keep these limits together in: "redis://host:6379/0"; '
-        "not given: each process keeps them by itself.",
+        description='The Redis through which processes share these limits: "redis://host:6379/0"; if not given, '
+        "each process enforces them alone.",
     )
 
     @field_validator("store")
