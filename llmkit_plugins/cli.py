@@ -1,5 +1,5 @@
-"""The command ``llmkit``: which plugins there are, whether settings are right, what an editor must know of them, and
-where the router would send a call."""
+"""The command ``llmkit``: lists plugins, checks settings, prints their JSON schema, and explains where the router would
+send a call."""
 
 from __future__ import annotations
 
@@ -59,32 +59,40 @@ def _run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("llmkit", description="Plugins for LLM calls: what is installed, what is enabled.")
+    parser = argparse.ArgumentParser(
+        "llmkit", description="Inspect llmkit plugins, check settings and explain routing."
+    )
     parser.add_argument("--version", action="version", version=f"llmkit-plugins {version('llmkit-plugins')}")
     parser.set_defaults(json=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    plugins = commands.add_parser("plugins", help="list the installed plugins, and which of them are enabled")
-    plugins.add_argument(
-        "--config", metavar="FILE", help="the settings that enable them (default: as the library looks)"
-    )
+    plugins = commands.add_parser("plugins", help="list installed plugins and show which are enabled")
+    plugins.add_argument("--config", metavar="FILE", help="settings file (default: the file LLMKit.from_config finds)")
     plugins.add_argument("--json", action="store_true", help="print JSON")
     plugins.set_defaults(run=_plugins)
 
-    check = commands.add_parser("check", help="check a settings file and tell everything that is wrong with it")
-    check.add_argument("file", nargs="?", metavar="FILE", help="the file (default: as the library looks)")
+    check = commands.add_parser("check", help="check a settings file and report every problem in it")
+    check.add_argument(
+        "file", nargs="?", metavar="FILE", help="settings file (default: the file LLMKit.from_config finds)"
+    )
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=_check)
 
     schema = commands.add_parser("schema", help="print the JSON schema of a settings file, for editors")
     schema.set_defaults(run=_schema)
 
-    explain = commands.add_parser("explain", help="tell what the router thinks of each target, before its first call")
-    explain.add_argument("file", nargs="?", metavar="FILE", help="the settings (default: as the library looks)")
-    explain.add_argument("--model", help="the model asked for")
-    explain.add_argument("--prompt-tokens", type=int, default=500, metavar="N", help="length of the prompt (500)")
-    explain.add_argument("--max-tokens", type=int, metavar="N", help="bound on the answer")
-    explain.add_argument("--optimize-for", choices=get_args(OptimizeFor), help="instead of what the settings say")
+    explain = commands.add_parser("explain", help="show how the router rates each target, before its first call")
+    explain.add_argument(
+        "file", nargs="?", metavar="FILE", help="settings file (default: the file LLMKit.from_config finds)"
+    )
+    explain.add_argument("--model", help="the requested model")
+    explain.add_argument(
+        "--prompt-tokens", type=int, default=500, metavar="N", help="length of the prompt in tokens (default: 500)"
+    )
+    explain.add_argument("--max-tokens", type=int, metavar="N", help="upper bound on the length of the answer")
+    explain.add_argument(
+        "--optimize-for", choices=get_args(OptimizeFor), help="override the optimization goal of the settings"
+    )
     explain.add_argument("--json", action="store_true", help="print JSON")
     explain.set_defaults(run=_explain)
 

@@ -24,8 +24,9 @@ _WHO = ("provider", "model")
 
 
 class Metrics:
-    """The metric families, what waits to be written to them, and the bounds of their labels: *max_label_sets* providers
-    and models, and as many limits, targets and kinds of error; what comes beyond is recorded under ``__overflow__``."""
+    """The metric families, the values waiting to be written to them, and the bounds of their labels: *max_label_sets*
+    pairs of provider and model, and as many limits, targets and kinds of error; later ones are recorded under
+    ``__overflow__``."""
 
     def __init__(self, max_label_sets: int = 500, later: Later | None = None) -> None:
         self.later = later or Later()
@@ -44,29 +45,29 @@ class Metrics:
         self.request_active.of()
         self.request_tokens = counter(
             "llmkit_request_tokens_total",
-            "Tokens that providers counted, by direction; cached is a part of input, reasoning of output.",
+            "Tokens counted by providers, by direction; cached is part of input, reasoning part of output.",
             *_WHO,
             "direction",
         )
         self.request_cost = counter("llmkit_request_cost_total", "USD spent, where the price is known.", *_WHO)
         self.request_cost_unknown = counter(
             "llmkit_request_cost_unknown_total",
-            "Answers, whole or in part, whose price or tokens nobody told: they are not in the cost.",
+            "Complete or partial answers whose price or token count is unknown; they are missing from the cost.",
             *_WHO,
         )
         self.attempt_duration = histogram(
             "llmkit_attempt_duration_seconds",
-            "Seconds from sending an attempt to its end, less the pauses of who reads its stream.",
+            "Seconds from sending an attempt to its end, minus the pauses of the stream's consumer.",
             SECONDS,
             *_WHO,
             "outcome",
         )
         self.provider_errors = counter(
-            "llmkit_provider_errors_total", "Attempts that a provider failed, by kind of error.", *_WHO, "error_type"
+            "llmkit_provider_errors_total", "Attempts failed by the provider, by kind of error.", *_WHO, "error_type"
         )
         self.time_to_first_token = histogram(
             "llmkit_time_to_first_token_seconds",
-            "Seconds from sending an attempt to the first chunk that says something.",
+            "Seconds from sending an attempt to the first chunk with content.",
             SECONDS,
             *_WHO,
         )
@@ -78,14 +79,14 @@ class Metrics:
         )
         self.time_per_output_chunk = histogram(
             "llmkit_time_per_output_chunk_seconds",
-            "Seconds from one chunk of a stream to the next, each counted with the mean of its stream.",
+            "Seconds between chunks of a stream, each interval counted with the mean of its stream.",
             SECONDS,
             *_WHO,
         )
-        self.refusals = counter("llmkit_refusals_total", "Requests that were refused, by what refused them.", "reason")
+        self.refusals = counter("llmkit_refusals_total", "Requests refused, by reason.", "reason")
         self.limit_reached = counter(
             "llmkit_limit_reached_total",
-            "Times a limit was used up, and what became of the call (refused, waited, passed).",
+            "Times a limit was exhausted, by what happened to the call (refused, waited, passed).",
             "limit",
             "action",
         )
@@ -94,7 +95,7 @@ class Metrics:
         )
         self.store_unreachable = counter(
             "llmkit_store_unreachable_total",
-            "Times that what processes share could not be asked, and a call went on with what this one knows.",
+            "Times the store that processes share could not be reached, and a call proceeded with local knowledge.",
         )
         self.circuit_state = gauge(
             "llmkit_circuit_state",
@@ -103,14 +104,14 @@ class Metrics:
             "state",
         )
         self.circuit_transitions = counter(
-            "llmkit_circuit_transitions_total", "Times a target's circuit went into a state.", "target", "state"
+            "llmkit_circuit_transitions_total", "Times a target's circuit entered a state.", "target", "state"
         )
         self.route_decisions = counter(
-            "llmkit_route_decisions_total", "Targets that a router put first, by reason.", *_WHO, "reason"
+            "llmkit_route_decisions_total", "Targets that a router ranked first, by reason.", *_WHO, "reason"
         )
         self.route_latency_ratio = histogram(
             "llmkit_route_latency_ratio",
-            "Actual over predicted latency (1: as predicted) of attempts that a router predicted and that ended well.",
+            "Actual over predicted latency (1: as predicted) of successful attempts that a router predicted.",
             RATIOS,
             *_WHO,
         )
@@ -119,20 +120,22 @@ class Metrics:
             "Requests answered without an attempt of their own: by another's (sharing), or by a plugin (answer).",
             "by",
         )
-        self.followers = counter("llmkit_followers_total", "Requests that joined another's attempt, however it ended.")
+        self.followers = counter(
+            "llmkit_followers_total", "Requests that joined another's attempt, whatever the outcome."
+        )
         self.hook_duration = histogram(
             "llmkit_hook_duration_seconds",
-            "Seconds that a plugin took in a hook, its waits not counted, in the calls that were timed (one of many).",
+            "Seconds a plugin spent in a hook, excluding waits, in the sampled calls.",
             HOOK_SECONDS,
             "plugin",
             "hook",
         )
         self.plugin_errors = counter(
-            "llmkit_plugin_errors_total", "Bugs of plugins, which no call noticed, by where (plugin.hook).", "where"
+            "llmkit_plugin_errors_total", "Plugin bugs that did not affect calls, by where (plugin.hook).", "where"
         )
         self.telemetry_lost = counter(
             "llmkit_telemetry_lost_total",
-            "Spans, and collections of metrics, that the OTLP receiver did not take, by signal (spans, metrics).",
+            "Spans, and collections of metrics, that the OTLP receiver did not accept, by signal (spans, metrics).",
             "signal",
         )
 
