@@ -1,4 +1,4 @@
-"""Five independent plugins around LLM calls, and the hooks that anybody's own plugin uses too."""
+"""Five independent plugins for LLM calls, and the hooks they share with third-party plugins."""
 
 from __future__ import annotations
 

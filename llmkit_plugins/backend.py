@@ -11,11 +11,11 @@ from llmkit_plugins.provider_errors import kind_of, retry_after_of
 
 
 class Backend:
-    """The sending side of a framework. Subclasses override at least the ways of sending they support.
+    """The sending side of a framework. Subclasses override at least the ways of sending that they support.
 
-    While it reads, a backend writes what it learns (``usage``, ``finish_reason``, ``model``, ``headers``) onto the
-    attempt, so that an abandoned stream keeps what it had. A sync backend hands ``attempt.timeout_seconds`` to its
-    client. One that can sends ``attempt.request_headers`` too.
+    As it reads, a backend writes what it learns (``usage``, ``finish_reason``, ``model``, ``headers``) onto the
+    attempt, so that an abandoned stream keeps what it has so far. A sync backend passes ``attempt.timeout_seconds`` to
+    its client. A backend that can send ``attempt.request_headers`` does so.
     """
 
     targets: Sequence[Target] = ()

@@ -54,7 +54,8 @@ class Usage:
 
 @dataclass(slots=True, eq=False)
 class Target:
-    """One place that can answer. Raises ``ConfigError`` where a price or the weight is no finite number from 0 on."""
+    """One place that can answer a call. Raises ``ConfigError`` if a price or the weight is not a finite number of at
+    least 0."""
 
     name: str
     """Unique within a kit."""
@@ -94,8 +95,8 @@ class Target:
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One try of a call at a target. The backend fills in what it learns while it reads, so that an abandoned stream
-    keeps what it had."""
+    """One try of a call at a target. The backend records what it learns as it reads, so that an abandoned stream keeps
+    what it has so far."""
 
     number: int
     """1 for the first try of the call."""
@@ -163,7 +164,7 @@ class Attempt:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One request as the application made it."""
+    """One request, as the application made it."""
 
     messages: Any = field(default=None, repr=False)
     """The prompt in the framework's own form; the engine never looks inside."""
@@ -208,7 +209,7 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class Response:
-    """What ended a call well."""
+    """The result of a successful call."""
 
     raw: Any = field(default=None, repr=False)
     """The framework's own object; None for streams, whose chunks went to the caller."""

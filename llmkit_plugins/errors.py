@@ -32,7 +32,7 @@ class LLMKitError(Exception):
 
 
 class ConfigError(LLMKitError, ValueError):
-    """A setting is wrong. *file* and *key* say where, *right* what would be right; each may be None."""
+    """A setting is wrong. *file* and *key* say where, *right* says what would be right; each may be None."""
 
     def __init__(self, what: str, file: str | None = None, key: str | None = None, right: str | None = None) -> None:
         super().__init__(what, file, key, right)
@@ -44,8 +44,7 @@ class ConfigError(LLMKitError, ValueError):
 
 
 class Refused(LLMKitError):
-    """A plugin refused the call, or one target. It may be tried again in *retry_after* seconds; None: nobody knows
-    when."""
+    """A plugin refused the call, or one target. It may be retried in *retry_after* seconds, or None if unknown."""
 
     def __init__(self, why: str = "refused", retry_after: float | None = None) -> None:
         super().__init__(why, retry_after)
@@ -56,7 +55,7 @@ class Refused(LLMKitError):
 
 
 class RateLimited(Refused):
-    """The limit called *limit* is used up for *key*; it admits this call in *retry_after* seconds (None: never)."""
+    """The limit called *limit* is exhausted for *key*; it admits this call in *retry_after* seconds (None: never)."""
 
     def __init__(self, limit: str, key: str = "", retry_after: float | None = None) -> None:
         of = f" for {key}" if key else ""
@@ -76,7 +75,7 @@ class CircuitOpen(Refused):
 
 
 class NoTarget(Refused):
-    """No target is left. *reasons* says for each who dropped it and why, or the refusal it met."""
+    """No target is left. *reasons* says for each target which plugin dropped it and why, or which refusal it met."""
 
     def __init__(self, reasons: Mapping[str, str | Refused]) -> None:
         self.reasons = dict(reasons)
@@ -96,13 +95,13 @@ class PluginFailed(Refused):
 
 
 class ProviderFailure(LLMKitError):
-    """The provider failed in a way the engine itself saw; *kind* says which."""
+    """The provider failed in a way the engine itself detected; *kind* says which."""
 
     kind: ClassVar[ErrorKind] = "server"
 
 
 class EmptyAnswer(ProviderFailure):
-    """A stream ended before it said anything, or there was nothing in a whole answer."""
+    """A stream ended without any content, or a whole answer was empty."""
 
 
 class TimedOut(ProviderFailure, TimeoutError):
@@ -112,10 +111,10 @@ class TimedOut(ProviderFailure, TimeoutError):
 
 
 class ForeignCancel(ProviderFailure):
-    """What was awaited was cancelled, but not by the caller."""
+    """The awaited operation was cancelled, but not by the caller."""
 
     kind = "connection"
 
 
 class UpstreamLost(LLMKitError):
-    """The upstream this call shared was stopped by somebody else, half-way. The same call may be made again at once."""
+    """The upstream this call shared was stopped half-way by someone else. The same call may be retried immediately."""

@@ -33,11 +33,11 @@ _PLAIN = Backend()
 class LLMKit:
     """Plugins in order, the targets they choose from, and the lifecycle that runs them around a call.
 
-    *plugins* are instances; their order is the order of the hooks. *clock* returns seconds and never goes backwards.
-    *on_plugin_error* says what a plugin's bug does: ``"log"`` (logged once per hook, counted, the call goes on) or
-    ``"raise"`` (for tests). What a framework began and never ended is cancelled after *lease_seconds* (of a stream:
-    without a chunk). Raises ``ConfigError`` for a plugin without hooks, with unknown or async ones, or for two targets
-    of one name.
+    *plugins* are instances, in hook order. *clock* returns seconds and never goes backwards. *on_plugin_error* says
+    what happens when a plugin has a bug: ``"log"`` (logged once per hook and counted, and the call proceeds) or
+    ``"raise"`` (for tests). A call that a framework began but never ended is cancelled after *lease_seconds* (a stream:
+    that long after its last chunk). Raises ``ConfigError`` for a plugin without hooks, with unknown or async hooks, or
+    for two targets with the same name.
     """
 
     def __init__(

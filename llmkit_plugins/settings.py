@@ -35,7 +35,7 @@ _SHOULD = re.compile(r"^\w+ should (be |have )?(a valid )?")
 
 
 class ConfigErrors(ConfigError):
-    """Several settings are wrong: *errors* has each of them, and the attributes are those of the first."""
+    """Several settings are wrong: *errors* holds each of them, and the attributes are those of the first."""
 
     def __init__(self, errors: Sequence[ConfigError]) -> None:
         first = errors[0]
@@ -58,11 +58,11 @@ def as_one(errors: Sequence[ConfigError]) -> ConfigError:
 
 
 class Settings(BaseModel):
-    """The base of a plugin's settings. Fields have units in their names and a description; unknown ones are refused.
+    """The base of a plugin's settings. Fields have units in their names and a description; unknown ones are rejected.
 
-    Raises ``ConfigError`` that names the setting, what is wrong with it and what would be right. A validator of a
-    subclass may raise one too: ``ConfigError(what, right=...)``. Values from the environment, of secret types, and of
-    fields with ``repr=False`` are never shown.
+    Raises ``ConfigError`` with the setting, what is wrong with it and what would be right. A validator in a subclass
+    may raise one too: ``ConfigError(what, right=...)``. Values from the environment, of secret types, and of fields
+    with ``repr=False`` are never shown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)

@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Wait:
-    """Yielded: let *seconds* pass, then resume the hook. Past the call's deadline it raises ``Refused`` in the hook."""
+    """Yielded: let *seconds* pass, then resume the hook. If that would pass the call's deadline, ``Refused`` is raised
+    in the hook."""
 
     seconds: float
 
 
 @dataclass(slots=True)
 class Ask:
-    """Yielded: one piece of I/O in its two forms; the hook resumes with what it returned, or is thrown what it
-    raised."""
+    """Yielded: one I/O operation in its sync and async form. The hook resumes with its result; anything it raises is
+    raised in the hook."""
 
     run: Callable[[], Any]
     arun: Callable[[], Awaitable[Any]]
@@ -30,8 +31,9 @@ class Ask:
 
 @dataclass(slots=True)
 class Answer:
-    """Returned by ``pre_request``: *response* is the answer, nobody need be asked. *chunks* is its streamed form, and
-    needed for a streamed call. Who gave it may give it again: each caller gets a copy."""
+    """Returned by ``pre_request``: answers the call with *response*, without calling a provider. *chunks* is its
+    streamed form, required for a streamed call. The same answer may be returned repeatedly: each caller gets a copy.
+    """
 
     response: Response
     chunks: Iterable[Any] = ()
@@ -41,10 +43,10 @@ class Answer:
 class Share:
     """Returned by ``pre_request``: calls in flight with an equal *key* are served by one upstream.
 
-    The key must cover everything that can change the answer or who may see it. A flight is joined while it is at most
-    *max_age_seconds* old and holds at most *max_chunks* and *max_bytes* (by estimate); after that the next caller
-    starts another. Beyond *max_flights* under way, a call that would start one more goes alone. ``None`` means no
-    bound. Where this call starts a flight that ends well, *landed* is told, once; the answer is in the flight's
+    The key must cover everything that can change the answer or who may see it. A flight can be joined while it is at
+    most *max_age_seconds* old and holds at most *max_chunks* and *max_bytes* (by estimate); after that, the next caller
+    starts another. With *max_flights* already in flight, a call that would start one more is not shared. ``None`` means
+    no bound. If this call starts a flight that ends well, *landed* is called once; the answer is in the flight's
     ``log``. It must not block.
     """
 
@@ -58,10 +60,10 @@ class Share:
 
 @dataclass(slots=True)
 class Prefer:
-    """Returned by ``route``: one of *targets* rather than of *others*.
+    """Returned by ``route``: use one of *targets* rather than of *others*.
 
-    The hooks that come after see *targets* only; where they leave none of these, or one of them refuses the call, they
-    are asked again, about all: *targets* and then *others*.
+    Later hooks see only *targets*. If they leave none of these, or one of them refuses the call, they are asked again
+    about all: *targets* and then *others*.
     """
 
     targets: Sequence[Target]

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Handle:
-    """What the framework tells us of: each ``chunk`` and the ``first_chunk`` that says something, then one of
-    ``finish``, ``fail`` and ``cancel``.
+    """A call that a framework sends itself. The adapter reports each ``chunk`` and the ``first_chunk`` with content,
+    then exactly one of ``finish``, ``fail`` and ``cancel``.
 
-    It ends once, whoever ends it first; what comes after that is ignored. Where nobody does, its lease does, as
-    cancelled; a stream that still brings chunks is not forgotten. While it runs, the framework's adapter writes what it
+    A handle ends once; whatever is reported after that is ignored. If nothing ends it, its lease does, as cancelled; a
+    stream that still delivers chunks keeps its lease. While the call runs, the framework's adapter writes what it
     learns onto ``attempt``.
     """
 

@@ -1,4 +1,4 @@
-"""What tests of plugins and integrations need: a manual clock, providers to test against, the laws as a test class.
+"""Tools for testing plugins and integrations: a manual clock, providers to test against, the laws as a test class.
 
 ``PluginConformance`` needs pytest and ``FakeProvider`` aiohttp (``pip install 'llmkit-plugins[testing]'``); each is
 imported when it is first used.

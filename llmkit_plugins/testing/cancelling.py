@@ -12,7 +12,7 @@ T = TypeVar("T")
 class CancelAt(Generic[T]):
     """``await CancelAt(coroutine, n)`` cancels the task that awaits it at the *n*-th time it has to wait.
 
-    ``suspensions`` counts how often it had to: a test walks *n* upwards until it is larger.
+    ``suspensions`` counts how often it had to wait: a test increases *n* until it exceeds that.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], at: int) -> None:

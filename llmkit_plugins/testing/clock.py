@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class ManualClock:
-    """A clock that stands still until somebody moves it. ``LLMKit(clock=clock)`` reads it, and sleeps by moving it."""
+    """A clock that stands still until it is moved. ``LLMKit(clock=clock)`` reads it, and sleeps by moving it."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now

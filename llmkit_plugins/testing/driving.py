@@ -16,9 +16,11 @@ MODES = ("run", "arun", "stream", "astream")
 
 
 def drive(kit: LLMKit, call: Call, backend: Backend, mode: str) -> Any:
-    """What the caller of *mode* gets: the whole answer, or the chunks of the stream (joined where they are texts).
+    """Make the call in *mode* and return what the caller gets: the whole answer, or the chunks of the stream (joined if
+    they are texts).
 
-    The async modes run on an event loop of their own; where the kit's clock is a :class:`ManualClock`, on one of its.
+    The async modes run on an event loop of their own; if the kit's clock is a :class:`ManualClock`, on one driven by
+    it.
     """
     if mode == "run":
         return kit.call(call, backend).raw
@@ -29,7 +31,7 @@ def drive(kit: LLMKit, call: Call, backend: Backend, mode: str) -> Any:
 
 
 async def adrive(kit: LLMKit, call: Call, backend: Backend, mode: str) -> Any:
-    """The same within a running event loop, for *mode* ``arun`` or ``astream``."""
+    """Like ``drive``, but within a running event loop, for *mode* ``arun`` or ``astream``."""
     if mode == "arun":
         return (await kit.acall(call, backend)).raw
     if mode == "astream":

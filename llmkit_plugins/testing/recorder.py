@@ -11,10 +11,10 @@ from llmkit_plugins.hookspecs import hookimpl
 
 
 class Recorder:
-    """Counts what begins and how it ends; what began and has not ended is ``open``, and must be empty in the end.
+    """Counts what begins and how it ends; whatever has begun and not ended is ``open``, which must be empty in the end.
 
-    ``counts`` has ``request``, ``attempt``, and for each outcome ``request ok``, ``request shared``,
-    ``attempt cancelled`` …; ``errors`` the types of what callers were told.
+    ``counts`` has ``request``, ``attempt``, and for each outcome ``request ok``, ``request shared``, ``attempt
+    cancelled`` …; ``errors`` has the types of the errors that callers received.
     """
 
     def __init__(self) -> None:

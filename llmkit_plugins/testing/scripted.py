@@ -20,7 +20,7 @@ raise (its class, or an instance), or a function to call, which returns any of t
 
 
 class Failure(Exception):
-    """A provider's error of *kind*, which asks to stay away for *retry_after* seconds."""
+    """A provider error of *kind* that asks the caller to stay away for *retry_after* seconds."""
 
     def __init__(self, kind: ErrorKind | None = "server", retry_after: float | None = None) -> None:
         super().__init__(kind, retry_after)
@@ -29,14 +29,14 @@ class Failure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """The provider takes *seconds*."""
+    """The provider pauses for *seconds*."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """The provider's last word: *text*, with the usage and the finish reason of the answer."""
+    """The provider's last text: *text*, with the usage and finish reason of the answer."""
 
     text: str = ""
     usage: Usage = field(default_factory=lambda: Usage(input_tokens=5, output_tokens=3))
@@ -44,12 +44,12 @@ class Last:
 
 
 class ScriptedBackend(Backend):
-    """Sends nowhere: each target plays its lines in *script* (by name), or *default*.
+    """Sends nothing: each target plays its lines in *script* (by name), or *default*.
 
-    A streamed answer is one chunk a text, a whole one all texts joined. Under asyncio there is a turn of the event loop
-    before each line. *sleep* lets the pauses of sync answers pass. It counts what happened: ``sent`` by target, and
-    of the answers begun (``opened``) how many ended (``closed``), and how many of these because the caller was gone
-    (``gone``).
+    A streamed answer is one chunk per text; a whole answer is all texts joined. Under asyncio, each line is preceded by
+    one turn of the event loop. *sleep* performs the pauses of sync answers. The backend counts what happened: ``sent``
+    by target, and how many answers were begun (``opened``), how many of these ended (``closed``), and how many of those
+    because the caller was gone (``gone``).
     """
 
     def __init__(

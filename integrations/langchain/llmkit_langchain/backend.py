@@ -27,7 +27,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class LangChainBackend(Backend):
-    """Reads errors and chunks of LangChain. Enough where LangChain itself sends."""
+    """Reads LangChain's errors and chunks. It is sufficient where LangChain itself sends the request."""
 
     def kind(self, error: BaseException) -> ErrorKind | None:
         """By LangChain's own classes, else by the provider's client."""
@@ -56,9 +56,9 @@ class LangChainBackend(Backend):
 
 
 class ChatBackend(LangChainBackend):
-    """Sends through the chat model of each target, below its run level.
+    """Sends through the chat model of each target, below the level of LangChain runs.
 
-    *clock* is the kit's; *credential* stands for what the models are set up with, keys and clients included.
+    *clock* is the kit's; *credential* is a fingerprint of how the models are set up, including keys and clients.
     """
 
     def __init__(self, routes: Mapping[str, Route], clock: Clock, credential: str) -> None:

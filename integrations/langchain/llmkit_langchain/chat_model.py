@@ -54,13 +54,13 @@ def _with_signature(method: Method) -> Method:
 class ChatLLMKit(OriginChatModel):
     """A chat model that sends each call through *kit* to one of *models*, by name, and fails over to the others.
 
-    The names are those of targets: where the kit has a target of that name it gives the prices, else one is made from
-    what the model says of itself. A model may be given as ``"openai:gpt-4o-mini"``, as ``init_chat_model`` takes it.
-    A call is one run in LangChain, whatever it takes; the route taken is in ``response_metadata["llmkit"]``. The user
-    and the tenant of a call are ``user`` (or ``user_id``) and ``tenant`` of its run's metadata. ``model=`` in a call
-    asks for a route by its name or by its model. Raises ``ConfigError`` for what is no chat model or no kit, for a
-    ``ChatLLMKit`` of the same kit, and for unknown settings; warns of models that retry by themselves, or have
-    callbacks, which are not called: this model's are.
+    The names are target names: if the kit has a target of that name, it supplies the prices; otherwise one is created
+    from what the model reports about itself. A model may be given as ``"openai:gpt-4o-mini"``, as for
+    ``init_chat_model``. Each call is a single LangChain run, however many attempts it takes; the route taken is in
+    ``response_metadata["llmkit"]``. A call's user and tenant are ``user`` (or ``user_id``) and ``tenant`` in its run's
+    metadata. ``model=`` in a call requests a route by name or by model. Raises ``ConfigError`` for anything that is not
+    a chat model or a kit, for a ``ChatLLMKit`` of the same kit, and for unknown settings. Warns about models that retry
+    by themselves or have callbacks of their own, which are not called: set them on this model.
     """
 
     models: dict[str, BaseChatModel] = Field(repr=False, exclude=True)

@@ -19,11 +19,12 @@ register_configure_hook(_attached, inheritable=True)
 
 @contextmanager
 def llmkit_context(kit: LLMKit, *, user: str | None = None, tenant: str | None = None) -> Iterator[None]:
-    """Show *kit* every call of a model inside, on behalf of *user* and *tenant* where a call's metadata names no other.
+    """Attach *kit* to every model call inside the block, on behalf of *user* and *tenant* unless a call's metadata
+    names others.
 
-    It is inherited by tasks, and by the threads of LangChain's own executors; not by a plain ``threading.Thread``. An
-    inner one stands in for an outer one. Like ``LLMKitCallbackHandler``, it never waits, and raises ``ConfigError`` for
-    what is no kit.
+    It is inherited by tasks and by the threads of LangChain's own executors, but not by a plain ``threading.Thread``.
+    An inner context replaces an outer one. Like ``LLMKitCallbackHandler``, it never waits, and raises ``ConfigError``
+    for anything that is not a kit.
     """
     with holding(_attached, LLMKitCallbackHandler(kit)), calling(Caller(user, tenant)):
         yield

@@ -98,12 +98,12 @@ class _Handler(RunTreeHandler):
 
 
 class LLMKitCallbackHandler(_Handler):
-    """Shows *kit* every call of the models it is attached to: to observe, to limit and to guard.
+    """Runs the plugins of *kit* around every call of the models it is attached to: to observe, limit and guard.
 
     Attach it to a chain, an agent, a graph or a model (``config={"callbacks": [handler]}``), for sync and async calls.
-    It never waits: where a plugin would, the call is refused. A refusal is raised out of the call, as a
-    ``ModelError`` too. It cannot route or share, as LangChain sends by itself; ``ChatLLMKit`` does. Raises
-    ``ConfigError`` for what is no kit.
+    It never waits: if a plugin would, the call is refused. A refusal is raised from the call, also as a ``ModelError``.
+    It cannot route or share, because LangChain sends the request itself; use ``ChatLLMKit`` for that. Raises
+    ``ConfigError`` for anything that is not a kit.
     """
 
     def on_chat_model_start(
@@ -127,10 +127,11 @@ class LLMKitCallbackHandler(_Handler):
 
 
 class AsyncLLMKitCallbackHandler(_Handler):
-    """The same for async calls (``ainvoke``, ``astream``, ``abatch``), awaiting where a plugin waits.
+    """Like ``LLMKitCallbackHandler``, for async calls (``ainvoke``, ``astream``, ``abatch``); it awaits where a plugin
+    waits.
 
-    In a sync call LangChain lets no async handler stop it: there it is told once, and ``LLMKitCallbackHandler`` is
-    the one to use.
+    LangChain does not let an async handler stop a sync call. If one occurs, a warning is logged once; use
+    ``LLMKitCallbackHandler`` there.
     """
 
     async def on_chat_model_start(

@@ -29,11 +29,11 @@ _NAMES = ("user", "user_id", "tenant")
 class LLMKitMiddleware(AgentMiddleware[Any, Any, Any]):
     """Sends each model call of an agent through *kit*: ``create_agent(..., middleware=[LLMKitMiddleware(kit)])``.
 
-    With *models*, by name, as :class:`ChatLLMKit` takes them, the calls go to those, and the agent's own model is not
-    asked; without, to the model that the agent, or a middleware before this one, has chosen. So it belongs last in the
-    list: what comes before it changes the request, falls back or tries again around it. Tools, structured output and
-    streams are those of a ``ChatLLMKit``. The user and the tenant are those of the run's metadata, else ``user`` (or
-    ``user_id``) and ``tenant`` of the agent's runtime context. Raises ``ConfigError`` for what is no kit or no chat
+    With *models*, by name, as for :class:`ChatLLMKit`, the calls go to those and the agent's own model is not used.
+    Without, they go to the model chosen by the agent or by an earlier middleware. Put it last in the list, so that
+    earlier middleware can change the request, fall back or retry around it. Tools, structured output and streams work
+    as with a ``ChatLLMKit``. The user and tenant come from the run's metadata, or else from ``user`` (or ``user_id``)
+    and ``tenant`` in the agent's runtime context. Raises ``ConfigError`` for anything that is not a kit or a chat
     model.
     """
 

@@ -11,13 +11,13 @@ from llmkit_plugins.given import given
 
 
 class LLMKitRateLimiter(BaseRateLimiter):
-    """Lets a chat model ask *limiter* before each call: ``ChatOpenAI(rate_limiter=LLMKitRateLimiter(limiter))``.
+    """Lets a chat model consult *limiter* before each call: ``ChatOpenAI(rate_limiter=LLMKitRateLimiter(limiter))``.
 
-    LangChain tells a limiter nothing of the call, so that limits count requests; *provider* and *model* are those given
-    here, the user and the tenant those of the metadata of the chain the model is in, or of the call where a
-    ``ChatLLMKit`` sends it, else those of ``llmkit_context``. It waits in turn where the limiter does, and raises
-    ``RateLimited`` over the limit, since LangChain calls the model whatever a limiter returns. Raises ``ConfigError``
-    for what is no limiter, and where a limit is one of concurrency: LangChain does not tell when a call ends.
+    LangChain tells a limiter nothing about the call, so limits can count only requests. *provider* and *model* are
+    those given here. The user and tenant come from the metadata of the enclosing chain, or of the call if a
+    ``ChatLLMKit`` sends it, or else from ``llmkit_context``. It queues if the limiter does, and raises ``RateLimited``
+    over the limit, because LangChain calls the model whatever a limiter returns. Raises ``ConfigError`` for anything
+    that is not a limiter, and for concurrency limits, because LangChain does not report when a call ends.
     """
 
     def __init__(self, limiter: RateLimiter, *, provider: str | None = None, model: str | None = None) -> None:

@@ -14,11 +14,11 @@ _lock = new_lock()
 
 
 def install(kit: LLMKit) -> None:
-    """Let ``litellm.completion``, ``text_completion``, ``embedding`` and ``responses``, sync and async, and these of
-    every ``litellm.Router``, go through *kit*.
+    """Route ``litellm.completion``, ``text_completion``, ``embedding`` and ``responses``, sync and async, and those of
+    every ``litellm.Router``, through *kit*.
 
-    Routers that exist already are covered, but not a ``from litellm import completion`` that ran before. Installing the
-    same kit again changes nothing. Raises ``ConfigError`` for what is no kit, and where another one is installed.
+    Existing Routers are covered, but not a ``from litellm import completion`` that ran before. Installing the same kit
+    again changes nothing. Raises ``ConfigError`` for anything that is not a kit, and if another kit is installed.
     """
     given_kit(kit)
     with _lock:
@@ -35,7 +35,7 @@ def install(kit: LLMKit) -> None:
 def uninstall() -> None:
     """Undo ``install``; without one it does nothing.
 
-    Calls under way end as they began, but what a Router sends for them from now on goes past the plugins.
+    Calls in flight end as they began, but whatever a Router still sends for them bypasses the plugins.
     """
     with _lock:
         if Installed.kit is None:

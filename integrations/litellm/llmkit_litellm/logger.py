@@ -31,11 +31,11 @@ _OPERATIONS = {
 
 
 class LLMKitLogger(CustomLogger):
-    """Tells the plugins of *kit* of every request LiteLLM sends: ``litellm.callbacks = [LLMKitLogger(kit)]``.
+    """Reports every request LiteLLM sends to the plugins of *kit*: ``litellm.callbacks = [LLMKitLogger(kit)]``.
 
-    It observes: what a plugin refuses is sent all the same, each try of a Router is a call of its own, and a stream
-    that is abandoned ends as cancelled when its lease does, since LiteLLM tells nobody. What goes through
-    ``LLMKitRouter`` or ``install`` is left to these. Raises ``ConfigError`` for what is no kit.
+    It only observes: a request that a plugin refuses is sent anyway, and each attempt of a Router is a separate call.
+    An abandoned stream ends as cancelled when its lease expires, because LiteLLM does not report it. Calls through
+    ``LLMKitRouter`` or ``install`` are left to those. Raises ``ConfigError`` for anything that is not a kit.
     """
 
     def __init__(self, kit: LLMKit) -> None:

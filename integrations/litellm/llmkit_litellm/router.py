@@ -28,11 +28,12 @@ _books: weakref.WeakKeyDictionary[Any, Book] = weakref.WeakKeyDictionary()
 
 
 class LLMKitRouter(compat.OpenRouter):
-    """A ``litellm.Router`` whose calls go through *kit*; it takes everything else that a Router takes.
+    """A ``litellm.Router`` whose calls go through *kit*; it accepts everything else that a Router accepts.
 
-    The deployments are the targets, each named by its id; a kit that limits keeps to their ``rpm`` and ``tpm``. LiteLLM
-    keeps its cooldowns, tags, checks, retries and fallbacks, and its routing strategy proposes; the plugins decide. A
-    refusal is raised as LiteLLM's own class too. Raises ``ConfigError`` for what is no kit.
+    The deployments are the targets, each named by its id; a kit that limits respects their ``rpm`` and ``tpm``. LiteLLM
+    keeps its cooldowns, tags, checks, retries and fallbacks, and its routing strategy proposes a deployment; the
+    plugins decide. A refusal is also raised as LiteLLM's own class. Raises ``ConfigError`` for anything that is not a
+    kit.
     """
 
     def __init__(self, *args: Any, kit: LLMKit, **kwargs: Any) -> None:

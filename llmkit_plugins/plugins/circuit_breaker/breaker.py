@@ -31,20 +31,23 @@ def _shared(config: CircuitBreakerConfig) -> CircuitBreakerConfig:
 
 
 class CircuitBreaker(Guard):
-    """Stops calls to a target that fails or has become slow, and lets them through, few at first, when it has healed.
+    """Stops calls to a target that fails or has become slow, and lets them through again, gradually, once it has
+    recovered.
 
-    It opens on failures in a row, on a failure rate beyond doubt, on latency that has risen, on slow calls (where
-    ``slow_call_seconds`` is set) and on 429 that persist. It stays open for ``open_seconds``, doubled each time it
-    opens anew up to ``max_open_seconds``, less a random part of up to a half, and for ``Retry-After`` at least. Then
-    ``half_open_requests`` probes at once may pass; ``success_threshold`` good ones close it, a bad one opens it again.
+    It opens on consecutive failures, a statistically significant failure rate, increased latency, slow calls (if
+    ``slow_call_seconds`` is set) and persistent 429s. It stays open for ``open_seconds``, doubled each time it reopens
+    up to ``max_open_seconds`` and shortened by a random part of up to half, but at least for ``Retry-After``. Then up
+    to ``half_open_requests`` probes may be in flight at once; ``success_threshold`` successful ones close it, and one
+    failure reopens it.
 
-    The settings are given by name (``z_score=2.5, open_seconds=60.0`` …, see ``CircuitBreakerConfig``) or as *config*.
-    *random* gives numbers from 0 to 1; *is_failure* says which errors without a ``kind`` count; *listeners* are called
-    with each ``Transition``. Wrong settings, times that are none and unknown kinds of errors raise ``ConfigError``.
+    Settings are given by name (``z_score=2.5, open_seconds=60.0`` …, see ``CircuitBreakerConfig``) or as *config*.
+    *random* returns numbers from 0 to 1; *is_failure* decides which errors without a ``kind`` count; *listeners* are
+    called with each ``Transition``. Raises ``ConfigError`` for wrong settings, invalid times and unknown kinds of
+    errors.
 
     Any number of threads and tasks may share a breaker: no call runs under a lock, and an answer of a closed circuit
-    takes none. Statistics are single writes of attributes: two threads that meet there may lose an answer, never more.
-    A lock is held for some microseconds when a call fails, and while the circuit is not simply closed.
+    takes none. Statistics are single attribute writes, so two threads that collide there may lose one answer, never
+    more. A lock is held for a few microseconds when a call fails, and while the circuit is not simply closed.
     """
 
     __slots__ = ("config",)

@@ -9,9 +9,9 @@ from llmkit_plugins.plugins.circuit_breaker.health_detector import HealthDetecto
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What was seen in the window of a circuit breaker.
+    """What a circuit breaker has seen within its window.
 
-    Latencies are those of whole answers, in milliseconds; None while there are none.
+    Latencies are those of whole answers, in milliseconds; None if there are none yet.
     """
 
     request_count: int

@@ -16,10 +16,10 @@ MOST_DOUBLINGS = 32
 
 
 class Permit:
-    """Leave to make one call; record with it what came of it, or release it.
+    """Permission to make one call. Record the outcome with it, or release it.
 
-    While the circuit is simply closed everybody gets the same one. Otherwise it is leased: where nothing is recorded
-    with it, its place is free again after ``probe_lease_seconds``.
+    While the circuit is simply closed, all callers get the same permit. Otherwise it is leased: if nothing is recorded,
+    its slot is freed after ``probe_lease_seconds``.
     """
 
     __slots__ = ("answered", "epoch", "expires")

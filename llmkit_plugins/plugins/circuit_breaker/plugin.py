@@ -27,12 +27,12 @@ Held = Sequence[tuple[CircuitBreaker, Permit]]
 
 
 class CircuitBreakerPlugin:
-    """Leaves targets alone that fail or have become slow, and finds them again when they have healed.
+    """Stops calling targets that fail or have become slow, and resumes once they have recovered.
 
-    There is one circuit for each target, made when it is first used. A call with several targets skips those that are
-    open; where all are, those that close soonest are used all the same (``min_available``). A call with one target is
-    refused with ``CircuitOpen`` while it is open. *settings* are those of :class:`CircuitBreakerPluginConfig`. Raises
-    ``ConfigError``.
+    Each target has its own circuit, created on first use. A call with several targets skips those whose circuit is
+    open; if all are open, those that close soonest are used anyway (``min_available``). A call with one target is
+    refused with ``CircuitOpen`` while its circuit is open. *settings* are those of :class:`CircuitBreakerPluginConfig`.
+    Raises ``ConfigError``.
     """
 
     Config = CircuitBreakerPluginConfig

@@ -9,7 +9,7 @@ from typing import Literal
 
 
 class State(enum.Enum):
-    """Where a circuit stands."""
+    """The state of a circuit."""
 
     CLOSED = "closed"
     """Calls go through."""
@@ -41,7 +41,7 @@ MOVES: dict[tuple[State, Event], State] = {
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Which statistic moved a circuit: its value, and the threshold it met."""
+    """The statistic that moved a circuit: its value, and the threshold it reached."""
 
     statistic: str
     """``consecutive_failures``, ``failure_rate``, ``slow_call_rate`` (a rate is what is proven), ``rate_limit``;
@@ -53,7 +53,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One move of a circuit, as its listeners are told."""
+    """One state change of a circuit, as passed to its listeners."""
 
     name: str
     """The circuit's name."""

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MultiplexerStats:
-    """What a multiplexer is doing, and what it has saved since it was made."""
+    """What a multiplexer is doing, and what it has saved since it was created."""
 
     active_requests: int
     """Upstream requests under way that others may join, or have joined."""
@@ -56,13 +56,14 @@ class MultiplexerStats:
 class StreamingMultiplexer:
     """Serves identical calls in flight from one upstream request, streamed or whole, under asyncio or in threads.
 
-    The chunks are kept in one log; every subscriber reads it from the first to the last at his own speed, whenever he
-    came. The upstream runs on its own: any caller may leave, and the last one to leave stops it. An error reaches
-    everybody after the chunks that came before it. Event loops share nothing with each other or with threads.
+    The chunks are stored in one log. Each subscriber reads it from the first chunk to the last at its own pace, however
+    late it joined. The upstream runs independently: any caller may leave, and when the last one leaves it is stopped.
+    An error reaches every subscriber after the chunks that preceded it. Nothing is shared between event loops, or
+    between an event loop and threads.
 
-    *copy* gives each subscriber a chunk of his own, where chunks are changed by who gets them. *flights* are those of a
-    kit, to share with its calls (its clock counts then). *settings* are those of :class:`MultiplexerConfig`. Raises
-    ``ConfigError``.
+    *copy* gives each subscriber its own copy of a chunk, for recipients that modify chunks. *flights* are those of a
+    kit, to share with its calls (the kit's clock then applies). *settings* are those of :class:`MultiplexerConfig`.
+    Raises ``ConfigError``.
     """
 
     def __init__(

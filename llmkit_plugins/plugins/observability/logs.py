@@ -82,8 +82,7 @@ class StateLog:
 
 
 class JSONFormatter(logging.Formatter):
-    """A record as one line of JSON, with the facts of ours in it:
-    ``handler.setFormatter(JSONFormatter())``."""
+    """Formats a record as one line of JSON that includes llmkit's data: ``handler.setFormatter(JSONFormatter())``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """*record* in JSON."""

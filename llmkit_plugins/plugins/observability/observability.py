@@ -22,7 +22,7 @@ from llmkit_plugins.plugins.observability.tracing import Trace, Tracing
 class Observability:
     """Turns what happens to calls into *metrics*, spans (*tracing*), the conventions' own metrics (*genai*) and logs.
 
-    Each part may be None, and then costs nothing. Times are seconds of *clock*.
+    Each part may be None, and then costs nothing. Times are in seconds of *clock*.
     """
 
     def __init__(

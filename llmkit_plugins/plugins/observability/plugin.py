@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 class ObservabilityPlugin:
     """Records every call and attempt: as metrics for Prometheus and OpenTelemetry, as spans, and in the log.
 
-    *registry*, *tracer_provider* and *meter_provider* are yours, else those of the process. *parent* names the span
-    that a call belongs to where none is current. *redact* is given every text of a prompt or answer before it is
-    recorded. *settings* are those of :class:`ObservabilityConfig`. Raises
-    ``ConfigError``.
+    *registry*, *tracer_provider* and *meter_provider* default to those of the process. *parent* returns the parent span
+    of a call if no span is current. *redact* is given every text of a prompt or answer before it is recorded.
+    *settings* are those of :class:`ObservabilityConfig`. Raises ``ConfigError``.
     """
 
     Config = ObservabilityConfig

@@ -1,4 +1,4 @@
-"""The rate limiter: how much of what, for each of whom, in turn.
+"""The rate limiter: keeps callers and providers within their limits.
 
 Where to find what, from the outside in:
 

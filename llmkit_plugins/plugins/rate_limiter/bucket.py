@@ -21,12 +21,12 @@ _shared_rate = lru_cache(maxsize=1024, typed=True)(Rate)
 class TokenBucket:
     """Admits *rate* per *per* seconds, and up to *burst* at once after a rest (one period's worth, if not given).
 
-    GCRA, the generic cell rate algorithm (ITU-T I.371): the state is the moment at which the bucket will be full
-    again. Over any stretch of t seconds at most ``burst + rate·t`` is admitted, and the full burst always is. Safe to
+    It uses GCRA, the generic cell rate algorithm (ITU-T I.371): the state is the time at which the bucket will be full
+    again. Over any t seconds it admits at most ``burst + rate·t``, and a full burst is always admitted. It is safe to
     share between threads and tasks, without a lock (see :mod:`.atomic`). Costs may be fractions; 0 asks whether there
-    is a debt. Times are seconds of *clock*. Raises ``ConfigError`` where a number is not above 0.
+    is a debt. Times are in seconds of *clock*. Raises ``ConfigError`` if a number is not above 0.
 
-    ``with bucket:``, ``async with bucket:`` and ``@bucket`` wait their turn, first come first served.
+    ``with bucket:``, ``async with bucket:`` and ``@bucket`` wait their turn, first come, first served.
     """
 
     __slots__ = ("clock", "full_at", "rule")

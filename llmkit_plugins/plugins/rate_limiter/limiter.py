@@ -42,7 +42,7 @@ class Check(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LimitStats:
-    """What has happened at one limit."""
+    """What has happened at one limit so far."""
 
     refused: int
     """Calls refused, or in shadow mode let through all the same."""
@@ -55,19 +55,19 @@ class LimitStats:
 
 
 class RateLimiter:
-    """Keeps calls below all *limits* that they are subject to, in any number of threads and tasks.
+    """Keeps calls within all *limits* that apply to them, across any number of threads and tasks.
 
-    Over a limit, *on_limit* says what happens: ``reject`` raises ``RateLimited`` with the limit, the key and the
-    exact seconds to wait; ``wait`` gives a place in line, first come first served for each key, unless it would take
-    longer than *max_wait_seconds*; ``shadow`` only counts. Permits of concurrency limits come back by themselves
-    *lease_seconds* after they were taken. Of each limit at most *max_keys* keys are remembered. Times are seconds of
-    *clock*. What providers say of their own limits is kept too, unless *learn_from_providers* is False.
+    Over a limit, *on_limit* decides: ``reject`` raises ``RateLimited`` with the limit, the key and the exact seconds to
+    wait; ``wait`` queues the call, first come, first served per key, unless it would wait longer than
+    *max_wait_seconds*; ``shadow`` only counts. Permits of concurrency limits are reclaimed *lease_seconds* after they
+    were taken. Each limit keeps track of at most *max_keys* keys. Times are in seconds of *clock*. Limits that
+    providers report are respected too, unless *learn_from_providers* is False.
 
-    In a kit the limits come in two phases: those by user, tenant and metadata are charged once for each caller
-    (:meth:`request`), those by provider, model and target for each attempt (:meth:`attempt`). Elsewhere
-    :meth:`acquire` and :attr:`check_and_consume` take from all of them at once.
+    In a kit the limits apply in two phases: those by user, tenant and metadata are charged once per caller
+    (:meth:`request`), those by provider, model and target per attempt (:meth:`attempt`). Elsewhere, :meth:`acquire` and
+    :attr:`check_and_consume` take from all of them at once.
 
-    The algorithm is GCRA (ITU-T I.371), as in :class:`TokenBucket`. Raises ``ConfigError`` where a setting is wrong.
+    The algorithm is GCRA (ITU-T I.371), as in :class:`TokenBucket`. Raises ``ConfigError`` if a setting is wrong.
     """
 
     check_and_consume: Check

@@ -40,10 +40,10 @@ Key = Callable[[Facts], Hashable | None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limit:
-    """How much, for each of whom: ``Limit(requests="60/min", tokens="90_000/min", per=("user",))``.
+    """A quota, counted per key: ``Limit(requests="60/min", tokens="90_000/min", per=("user",))``.
 
-    Each rate is a bucket of its own, and all of them have to admit a call. A call that lacks one of the keys in *per*
-    is not subject to the limit. Raises ``ConfigError`` that names what is wrong.
+    Each rate is a separate bucket, and all of them must admit a call. A limit does not apply to a call that lacks one
+    of the keys in *per*. Raises ``ConfigError`` that names what is wrong.
     """
 
     requests: str | None = None

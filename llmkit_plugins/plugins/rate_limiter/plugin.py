@@ -41,10 +41,10 @@ AS_EXPECTED = Spent(None, None, None, complete=False)
 
 
 class RateLimiterPlugin:
-    """Keeps callers and providers within their limits: refuses with the exact wait, or waits in turn.
+    """Keeps callers and providers within their limits: refuses with the exact wait, or queues calls.
 
-    Limits by user, tenant and metadata are charged once for each caller, before routing; those by provider, model and
-    target for each attempt. *settings* are those of :class:`RateLimiterConfig`. Raises ``ConfigError``.
+    Limits by user, tenant and metadata are charged once per caller, before routing; those by provider, model and target
+    are charged per attempt. *settings* are those of :class:`RateLimiterConfig`. Raises ``ConfigError``.
     """
 
     Config = RateLimiterConfig

@@ -59,11 +59,11 @@ class Books:
 
 
 class Ticket:
-    """What one call, or one attempt, has taken from the limits it is subject to.
+    """What one call, or one attempt, has taken from the limits that apply to it.
 
-    Whoever gets one waits until :attr:`wait` is 0 (:meth:`naps`, ``with`` and ``async with`` do it), makes the call,
-    and tells how it went: :meth:`settle` what was used, :meth:`release` when it is over, :meth:`refund` if it never
-    reached the provider. Each may be told twice, late, and from any thread. ``with`` releases at its end.
+    The holder waits until :attr:`wait` is 0 (:meth:`naps`, ``with`` and ``async with`` do that), makes the call, and
+    reports how it went: :meth:`settle` with what was used, :meth:`release` when it is over, :meth:`refund` if it never
+    reached the provider. Each may be called twice, late, and from any thread. ``with`` releases on exit.
     """
 
     __slots__ = (

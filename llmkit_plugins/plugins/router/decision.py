@@ -36,8 +36,8 @@ class Judge(Protocol):
 class Decision:
     """Where a call goes: ``target``, then ``fallbacks``; ``why`` in a word, ``reasons`` in sentences.
 
-    What is seldom asked for is worked out when it is, where the case was not needed to decide. (There is no
-    ``__init__``: it takes 0.1 µs of the 0.6 that a decision may.)
+    What is rarely needed is computed on demand, unless it was needed to decide. (There is no ``__init__``: it would
+    take 0.1 µs of the 0.6 that a decision may take.)
     """
 
     __slots__ = ("call", "case", "judge", "place", "predicted_seconds", "target", "targets", "why")

@@ -13,7 +13,7 @@ COLUMNS = ("target", "latency", "nine in ten", "cost", "answered", "in flight", 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One target, with what is predicted of the call there."""
+    """One target, with what is predicted for the call there."""
 
     target: str
     prediction: Prediction
@@ -41,7 +41,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Every target for one call, the best first; ``str`` makes a table of it. Asking decides and counts nothing."""
+    """Every target for one call, best first; ``str`` renders it as a table. Computing it makes no decision and counts
+    nothing."""
 
     mode: str
     """What the targets are ranked by."""

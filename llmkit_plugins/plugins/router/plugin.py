@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class RouterPlugin:
-    """Orders the targets of each attempt by what was learned from the ones before, and bounds the failovers of the kit.
+    """Ranks the targets of each attempt by what was learned from earlier ones, and bounds the failovers of the kit.
 
-    *settings* are those of :class:`RouterConfig`; *random* gives numbers from 0 to 1. A call may want something else:
-    ``metadata={"route": {"optimize_for": "latency", "only": ["fast"]}}``. Publishes ``Routed``. Raises ``ConfigError``.
+    *settings* are those of :class:`RouterConfig`; *random* returns numbers from 0 to 1. A call may override the
+    settings: ``metadata={"route": {"optimize_for": "latency", "only": ["fast"]}}``. Publishes ``Routed``. Raises
+    ``ConfigError``.
     """
 
     Config = RouterConfig

@@ -26,13 +26,13 @@ _HALF = 0.5
 
 
 class SmartRouter(Knowledge):
-    """Chooses where a call goes: by what was learned from attempts (latency, failures, load) and by price.
+    """Chooses where a call goes, by what it has learned from attempts (latency, failures, load) and by price.
 
-    The settings are given by name (``optimize_for="cost", max_latency_seconds=3.0`` …, see ``RouterConfig``) or as
-    *config*. *targets* are those to choose from where none are given with a call. *random* gives numbers from 0 to 1.
-    Times are seconds of *clock*. Raises ``ConfigError`` for wrong settings. Threads and tasks may share it.
+    Settings are given by name (``optimize_for="cost", max_latency_seconds=3.0`` …, see ``RouterConfig``) or as
+    *config*. *targets* are the candidates if none are passed with a call. *random* returns numbers from 0 to 1. Times
+    are in seconds of *clock*. Raises ``ConfigError`` for wrong settings. Threads and tasks may share a router.
 
-    It learns from what it is told: ``decision = router.route(call)``, ``router.begin(attempt)`` when the attempt is
+    It learns from what you report: ``decision = router.route(call)``, ``router.begin(attempt)`` when the attempt is
     sent, ``router.record(attempt, call)`` when it has ended.
     """
 

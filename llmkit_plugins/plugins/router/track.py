@@ -20,7 +20,7 @@ _CACHE_GAIN = 0.1
 
 @dataclass(frozen=True, slots=True)
 class TargetStats:
-    """What is known of one target. Seconds are of an answer given alone, to a prompt of the usual length."""
+    """What is known about one target. Seconds are for an answer given alone, to a prompt of the usual length."""
 
     in_flight: int
     first_chunk_seconds: float

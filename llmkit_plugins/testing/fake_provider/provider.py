@@ -23,12 +23,12 @@ HOST = "127.0.0.1"
 
 
 class FakeProvider:
-    """A real HTTP server on loopback that speaks OpenAI's chat completions, completions, embeddings and models.
+    """A real HTTP server on loopback that serves OpenAI's chat completions, completions, embeddings and models.
 
-    ``with FakeProvider(reply="Hello") as provider:`` (or ``async with``) starts it in a thread of its own; a client
-    takes ``provider.url`` for its base URL and any key. How it behaves is a :class:`Behaviour`, given as such or as
-    keyword arguments, and may be changed while it runs, from any thread. A token is a word. Raises ``ConfigError`` for
-    settings that cannot be used.
+    ``with FakeProvider(reply="Hello") as provider:`` (or ``async with``) starts it in its own thread; point a client at
+    ``provider.url`` with any key. Its behaviour is a :class:`Behaviour`, given as such or as keyword arguments, and may
+    be changed while it runs, from any thread. A token is a word. Raises ``ConfigError`` for settings that cannot be
+    used.
     """
 
     def __init__(
