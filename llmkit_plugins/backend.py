@@ -42,18 +42,18 @@ class Backend:
         raise NotImplementedError(f"{type(self).__name__} cannot stream asynchronously")
 
     def kind(self, error: BaseException) -> ErrorKind | None:
-        """What kind of provider error *error* is; None: not one (a bug), so no other target is tried."""
+        """The kind of provider error that *error* is; None: it is not one but a bug, so no other target is tried."""
         return kind_of(error)
 
     def retry_after(self, error: BaseException) -> float | None:
-        """Seconds the provider asked to stay away with *error*."""
+        """Seconds the provider asked to be left alone, with *error*."""
         return retry_after_of(error)
 
     def says(self, chunk: Any) -> bool:  # noqa: ARG002
-        """Whether *chunk* says something (content, a tool call, a finish reason). What comes before is held back, and
+        """Whether *chunk* has content (text, a tool call, a finish reason). What comes before is held back, and
         failover still covers it."""
         return True
 
     def copy(self, chunk: Any) -> Any:
-        """A chunk (or whole answer) of one's own for each caller of a shared answer; frameworks that mutate it copy."""
+        """A separate chunk (or whole answer) for each caller of a shared answer; frameworks that mutate it copy."""
         return chunk

@@ -1,4 +1,4 @@
-"""The words: what travels through the hooks. Times are seconds of the kit's clock, money is US dollars."""
+"""The data types that travel through the hooks. Times are in seconds on the kit's clock, money is in US dollars."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Usage:
     output_tokens: int = 0
     """Tokens of the answer, reasoning included."""
     cached_tokens: int = 0
-    """The part of the input that was read from the provider's cache."""
+    """The part of the input read from the provider's cache."""
     reasoning_tokens: int = 0
-    """The part of the output that was spent on reasoning."""
+    """The part of the output spent on reasoning."""
 
     @property
     def total_tokens(self) -> int:
-        """Input and output together."""
+        """Input and output tokens together."""
         return self.input_tokens + self.output_tokens
 
 
@@ -62,19 +62,19 @@ class Target:
     provider: str
     """Who runs it: ``openai``, ``anthropic``, ``azure`` …"""
     model: str
-    """The provider's name of the model."""
+    """The provider's name for the model."""
     input_price: float | None = None
     """USD per million input tokens; None: unknown, 0: free."""
     output_price: float | None = None
     """USD per million output tokens."""
     cached_price: float | None = None
-    """USD per million input tokens read from the provider's cache; None: as any input."""
+    """USD per million input tokens read from the provider's cache; None: the input price."""
     weight: float = 1.0
-    """Share of the traffic among equals."""
+    """Share of the traffic among equally good targets."""
     serves: frozenset[str] | None = None
-    """The models asked for that it can answer; None: any."""
+    """The requested models that it can answer; None: any."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever plugins need to know: region, tags, limits."""
+    """Anything plugins need to know: region, tags, limits."""
 
     def __post_init__(self) -> None:
         for name in ("input_price", "output_price", "cached_price", "weight"):
@@ -84,7 +84,7 @@ class Target:
                 raise ConfigError(f"{value!r} is not valid", key=key, right="a number, 0 or more")
 
     def cost(self, usage: Usage) -> float | None:
-        """USD for *usage*, or None where a price that matters is unknown."""
+        """USD for *usage*, or None if a relevant price is unknown."""
         if self.input_price is None or (self.output_price is None and usage.output_tokens):
             return None
         cached_price = self.input_price if self.cached_price is None else self.cached_price
@@ -101,63 +101,63 @@ class Attempt:
     number: int
     """1 for the first try of the call."""
     target: Target
-    """Where it went."""
+    """Where it goes."""
     started: float | None = None
-    """When the request was handed to the backend; None while it waits for its turn, and where it never got one."""
+    """When the request was handed to the backend; None while it is queued, or if it was never sent."""
     first_chunk: float | None = None
-    """When a stream first said something; None for whole answers."""
+    """When a stream first produced content; None for whole answers."""
     finished: float | None = None
     """When it ended."""
     paused_seconds: float = 0.0
-    """Time the consumer of the stream took between chunks: not the provider's."""
+    """Time the stream's consumer spent between chunks, which is not the provider's."""
     chunks: int = 0
-    """How many chunks of a stream were handed over, from the first that says something on; 0 or less before it."""
+    """How many chunks of a stream were handed over, from the first with content on; 0 or less before it."""
     timeout_seconds: float | None = None
-    """What was left to it when it was sent: for a whole answer, or to the first chunk and then to each next one."""
+    """The time it had left when it was sent: for a whole answer, or for the first chunk and then each further one."""
     usage: Usage | None = None
     """Tokens, once known."""
     reported_cost: float | None = None
-    """USD as the framework itself priced it; used where the target has no prices."""
+    """USD as computed by the framework; used if the target has no prices."""
     model: str | None = None
-    """The model that answered, where the provider said."""
+    """The model that answered, if the provider reported it."""
     finish_reason: str | None = None
-    """Why the provider stopped. An answer that is left after this is complete."""
+    """Why the provider stopped. An answer abandoned after this is complete."""
     headers: Mapping[str, str] | None = None
-    """The provider's response headers, lower-case, where the framework shows them."""
+    """The provider's response headers, lower-case, if the framework exposes them."""
     retry_after: float | None = None
-    """Seconds the provider asked to stay away, with an error."""
+    """Seconds the provider asked to be left alone, with an error."""
     kind: ErrorKind | None = None
-    """What kind of error ended it."""
+    """The kind of error that ended it."""
     error: BaseException | None = None
     """The error itself, only while ``post_attempt`` runs."""
     outcome: Outcome | None = None
     """How it ended; None while it runs."""
     state: dict[object, Any] = field(default_factory=dict)
-    """A place for each plugin, keyed by the plugin."""
+    """A slot for each plugin, keyed by the plugin."""
     on_first_chunk: list[Callable[[], object]] | None = None
-    """What ``pre_attempt`` hooks want called once a stream has said something; None: nothing."""
+    """Functions that ``pre_attempt`` hooks want called once a stream has produced content; None: none."""
     on_chunk: list[Callable[[Any], object]] | None = None
-    """What ``pre_attempt`` hooks want called with each chunk of a stream as it comes, to look at; None: nothing."""
+    """Functions that ``pre_attempt`` hooks want called with each chunk as it arrives; None: none."""
     request_headers: dict[str, str] | None = None
-    """Headers that ``pre_attempt`` hooks want sent with the request, by backends that can; None: nothing."""
+    """Headers that ``pre_attempt`` hooks want sent with the request, by backends that can; None: none."""
     heard: int = 0
     """The engine's: how many ``pre_attempt`` hooks have begun to run."""
 
     @property
     def duration(self) -> float | None:
-        """Seconds from sending to the end, less the consumer's pauses; None where it was not sent or runs on."""
+        """Seconds from sending to the end, minus the consumer's pauses; None if it was not sent or still runs."""
         if self.started is None or self.finished is None:
             return None
         return max(0.0, self.finished - self.started - self.paused_seconds)  # the difference of sums may be below 0
 
     @property
     def time_to_first_chunk(self) -> float | None:
-        """Seconds from sending to the first chunk that says something; None for whole answers."""
+        """Seconds from sending to the first chunk with content; None for whole answers."""
         return None if self.started is None or self.first_chunk is None else self.first_chunk - self.started
 
     @property
     def cost(self) -> float | None:
-        """USD by the target's prices, else as reported; None where it is unknown."""
+        """USD by the target's prices, or else as reported; None if unknown."""
         priced = None if self.usage is None else self.target.cost(self.usage)
         return self.reported_cost if priced is None else priced
 
@@ -167,38 +167,38 @@ class Call:
     """One request, as the application made it."""
 
     messages: Any = field(default=None, repr=False)
-    """The prompt in the framework's own form; the engine never looks inside."""
+    """The prompt in the framework's own form; the engine never inspects it."""
     model: str | None = None
-    """The model asked for; None: any target will do."""
+    """The requested model; None: any target will do."""
     operation: str = "chat"
     """``chat``, ``text_completion``, ``embeddings`` … (the GenAI conventions' words)."""
     params: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The sampling and format parameters, tools included."""
     user: str | None = None
-    """Who asks, for limits and isolation."""
+    """The caller, for limits and isolation."""
     tenant: str | None = None
-    """On whose behalf."""
+    """On whose behalf the call is made."""
     stream: bool = False
     """Whether the answer is wanted in chunks. The kit's ``stream`` and ``astream`` set it."""
     answerable: bool = True
-    """Whether plugins can answer it or let it share an upstream. The kit's ``begin`` and ``abegin`` say no: a framework
-    sends it by itself."""
+    """Whether plugins can answer it or let it share an upstream. False for the kit's ``begin`` and ``abegin``: the
+    framework sends the request itself."""
     deadline: float | None = None
-    """When, on the kit's clock, the caller loses interest."""
+    """When, on the kit's clock, the caller gives up."""
     timeout_seconds: float | None = None
-    """How long one attempt may take: for a whole answer, or to the first chunk and then to each next one."""
+    """How long one attempt may take: for a whole answer, or for the first chunk and then each further one."""
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Whatever the application wants plugins to know."""
+    """Anything the application wants plugins to know."""
     id: str = field(default_factory=new_id)
-    """The request id: taken from the caller or made."""
+    """The request id: taken from the caller or generated."""
     attempts: list[Attempt] = field(default_factory=list)
-    """Its tries so far. A follower of a shared answer has none."""
+    """Its attempts so far. A follower of a shared answer has none."""
     outcome: Outcome | None = None
     """How it ended; None while it runs."""
     response: Response | None = None
-    """What it ended well with (who reads a stream finds it here)."""
+    """The response, if it succeeded (for streams, this is the only place to find it)."""
     state: dict[object, Any] = field(default_factory=dict, repr=False)
-    """A place for each plugin, keyed by the plugin."""
+    """A slot for each plugin, keyed by the plugin."""
     share: Any = field(default=None, repr=False)
     """The engine's: the ``Share`` a plugin asked for."""
     begun: bool = False
@@ -214,9 +214,9 @@ class Response:
     raw: Any = field(default=None, repr=False)
     """The framework's own object; None for streams, whose chunks went to the caller."""
     attempt: Attempt | None = None
-    """The attempt that answered: the call's own, or that of the call it shares with."""
+    """The attempt that answered: the call's own, or that of the call it shared with."""
     shared: str | None = None
-    """The id of the call whose attempt answered; None where it is this call's own."""
+    """The id of the call whose attempt answered; None if it is this call's own."""
 
     @property
     def usage(self) -> Usage | None:
@@ -225,7 +225,7 @@ class Response:
 
     @property
     def cost(self) -> float | None:
-        """USD this call cost: nothing where no attempt of its own answered, None where it is unknown."""
+        """USD this call cost: 0 if no attempt of its own answered, None if unknown."""
         return 0.0 if self.shared is not None or self.attempt is None else self.attempt.cost
 
     @property

@@ -67,9 +67,9 @@ class LLMKit:
 
     @classmethod
     def from_config(cls, source: str | Path | Mapping[str, Any] | None = None, *, clock: Clock = SYSTEM_CLOCK) -> Self:
-        """A kit as a TOML file or a dict describes it.
+        """Build a kit from a TOML file or a dict.
 
-        Without *source*, the file named by ``LLMKIT_CONFIG``, else ``llmkit.toml``, else ``[tool.llmkit]`` in
+        Without *source*: the file named by ``LLMKIT_CONFIG``, or else ``llmkit.toml``, or else ``[tool.llmkit]`` in
         ``pyproject.toml``. Raises ``ConfigError`` that names file and key.
         """
         from llmkit_plugins.config import assemble
@@ -104,9 +104,9 @@ class LLMKit:
         self._bugs.listeners.append(told)
 
     def register(self, plugin: Any, name: str | None = None, at: int | None = None) -> None:
-        """Add *plugin*, last or at place *at*; calls under way do not see it.
+        """Add *plugin*, last or at position *at*; calls in flight do not see it.
 
-        Its name is *name*, else its own ``name``, else that of its class; a number is added where that is taken. A
+        Its name is *name*, or else its own ``name``, or else that of its class; a number is added if that is taken. A
         plugin's ``attach(kit)``, if it has one, is called first. Raises ``ConfigError`` for hooks that cannot work, and
         for a name or a class in place of a plugin.
         """
@@ -134,7 +134,7 @@ class LLMKit:
             self._compile()
 
     def unregister(self, plugin: Any) -> None:
-        """Remove *plugin* (itself or its name); calls under way that it saw begin still tell it how they end."""
+        """Remove *plugin* (itself or its name); it is still told the end of calls in flight whose beginning it saw."""
         with self._lock:
             name = self._name_of(plugin)
             self._manager.unregister(name=name)
@@ -142,7 +142,7 @@ class LLMKit:
             self._compile()
 
     def reorder(self, names: Sequence[str]) -> None:
-        """Put the plugins in the order of *names*, which must be all of theirs; calls under way keep the old order."""
+        """Put the plugins in the order of *names*, which must list them all; calls in flight keep the old order."""
         with self._lock:
             if sorted(names) != sorted(self._plugins):
                 raise ConfigError(
@@ -165,10 +165,10 @@ class LLMKit:
         self._timed_plan = self._plan if self._timer is None else self._timer.timed(self._plan)
 
     def time_hooks(self, took: Took, *, every: int) -> None:
-        """Tell ``took(plugin, hook, seconds)`` how long the hooks of one call in *every* took, waits not counted.
+        """Call ``took(plugin, hook, seconds)`` for the hooks of one call out of *every*, excluding waits.
 
-        The other calls pay a thirtieth of a microsecond for it, and all of them nothing where nobody asks. Who asks
-        last is told. Raises ``ConfigError`` where *every* is below 1.
+        The other calls pay a thirtieth of a microsecond for it; without a listener, no call pays. Only the most recent
+        listener is called. Raises ``ConfigError`` if *every* is below 1.
         """
         if every < 1:
             raise ConfigError(f"{every!r} is not valid", key="every", right="1 or more: one call of so many is timed")
@@ -185,24 +185,24 @@ class LLMKit:
     # -- calls ------------------------------------------------------------------------------------------------------
 
     def call(self, call: Call, backend: Backend) -> Response:
-        """Send *call* through the plugins and return what it ended with, waiting in this thread."""
+        """Send *call* through the plugins and return the response, blocking this thread."""
         plan, flow = self._begin(call, backend, stream=False)
         response: Response = drivers.run(flow, call, backend, plan, call)
         return response
 
     async def acall(self, call: Call, backend: Backend) -> Response:
-        """Send *call* through the plugins and return what it ended with."""
+        """Send *call* through the plugins and return the response."""
         plan, flow = self._begin(call, backend, stream=False)
         response: Response = await drivers.arun(flow, call, backend, plan, call)
         return response
 
     def stream(self, call: Call, backend: Backend) -> Iterator[Any]:
-        """Send *call* and yield the answer in chunks, in this thread. Once it ended well it is in ``call.response``."""
+        """Send *call* and yield the answer in chunks, in this thread. On success ``call.response`` is set."""
         plan, flow = self._begin(call, backend, stream=True)
         return drivers.stream(flow, call, backend, plan, call)
 
     def astream(self, call: Call, backend: Backend) -> AsyncIterator[Any]:
-        """Send *call* and yield the answer in chunks. Once it ended well it is in ``call.response``."""
+        """Send *call* and yield the answer in chunks. On success ``call.response`` is set."""
         plan, flow = self._begin(call, backend, stream=True)
         return drivers.astream(flow, call, backend, plan, call)
 
@@ -216,11 +216,10 @@ class LLMKit:
     # -- calls that a framework sends by itself ---------------------------------------------------------------------
 
     def begin(self, call: Call, target: Target, backend: Backend = _PLAIN, *, may_wait: bool = False) -> Handle:
-        """Ask the plugins about *call*, which the framework is about to send to *target*; the handle is told how it
-        ends.
+        """Ask the plugins about *call*, which the framework is about to send to *target*; report its end to
+        the returned handle.
 
-        Raises what a plugin refused with. Where the caller cannot wait (a callback), a plugin that would is refused
-        instead.
+        Raises a plugin's refusal. If the caller cannot wait (a callback), a plugin that would wait refuses instead.
         """
         plan, flow = self._begin_framework_call(call, target, backend)
         return hold(flow, call, plan, self.leases, may_wait=may_wait)
@@ -240,12 +239,12 @@ class LLMKit:
     ) -> Sequence[Target]:
         """*targets* as the plugins leave them for the next attempt of *call*, best first; for backends that delegate.
 
-        *dropped* is told, by name, who left which of them out: what ``NoTarget`` says.
+        *dropped* records, by name, which plugin dropped which target, as in ``NoTarget``.
         """
         return route(self._plan, call, tuple(targets), {} if dropped is None else dropped)
 
     def attempt(self, call: Call, target: Target, backend: Backend = _PLAIN, *, may_wait: bool = True) -> Handle:
-        """Ask the plugins about one attempt of *call*, a call under way through a backend that delegates."""
+        """Ask the plugins about one attempt of *call*, a call in flight through a backend that delegates."""
         plan = self._next_plan()
         return hold(attempt_at(plan, call, target, backend), call, plan, self.leases, may_wait=may_wait)
 
@@ -266,7 +265,7 @@ class LLMKit:
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop shared upstreams, cancel what frameworks left open, tell late ends and close the plugins; once."""
+        """Stop shared upstreams, cancel what frameworks left open, deliver late ends and close the plugins; once."""
         if self._stop():
             self._close_plugins()
 
