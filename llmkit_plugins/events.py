@@ -1,8 +1,7 @@
-"""What plugins tell each other besides the hooks: facts that happen inside one and that another may want to count or
-log.
+"""What plugins tell each other besides the hooks: events inside one plugin that another may want to count or log.
 
-The vocabulary below is what the plugins of this package publish; anybody's own event is a class of theirs. Publishing
-to nobody costs a dictionary look-up.
+The classes below are the events that the plugins of this package publish; to add your own, define a class. Publishing
+without a listener costs a dictionary look-up.
 """
 
 from __future__ import annotations
@@ -18,24 +17,24 @@ E = TypeVar("E")
 
 @dataclass(slots=True, frozen=True)
 class LimitReached:
-    """A limit was used up when *call* came."""
+    """A limit was exhausted when *call* arrived."""
 
     call: Call
     limit: str
     """The limit's name."""
     action: Literal["refused", "waited", "passed"]
-    """What became of the call; ``passed`` where the limit only counts."""
+    """What happened to the call; ``passed`` if the limit only counts."""
     seconds: float
-    """How long it waits, or would have had to; infinite where it can never pass."""
+    """How long it waits, or would have had to; infinite if it can never be admitted."""
 
 
 @dataclass(slots=True, frozen=True)
 class StoreUnreachable:
-    """What processes share could not be asked: *call* goes on with what this one knows."""
+    """The store that processes share could not be reached: *call* proceeds with local knowledge."""
 
     call: Call
     place: str
-    """Where it is."""
+    """The location of the store."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -47,7 +46,7 @@ class CircuitChanged:
     after: str
     """``closed``, ``open`` or ``half_open``."""
     why: str
-    """Which statistic, which value, which threshold."""
+    """The statistic, its value and the threshold."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -67,7 +66,7 @@ class Routed(NamedTuple):
     reason: str
     """Why, in a word or two of a small vocabulary: it becomes a label."""
     predicted_seconds: float | None = None
-    """How long the attempt will take, from sending to its end; None where nobody knows."""
+    """How long the attempt will take, from sending to its end; None if unknown."""
     cost: Callable[[], float | None] | None = None
     """Works out ``predicted_cost``: few ask for it, and the prompt has to be measured for it."""
 

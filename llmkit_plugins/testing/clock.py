@@ -20,17 +20,17 @@ class ManualClock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Let *seconds* pass at once. Raises ``ValueError`` where they are negative: a clock never goes backwards."""
+        """Let *seconds* pass instantly. Raises ``ValueError`` if negative: a clock never goes backwards."""
         if not seconds >= 0:
             raise ValueError(f"a clock cannot go back by {-seconds:g} s")
         self.now += seconds
 
     def sleep(self, seconds: float) -> None:
-        """What the sync drivers do instead of sleeping: the time passes at once."""
+        """What the sync drivers do instead of sleeping: time passes instantly."""
         self.advance(seconds)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run *coroutine* on an event loop of this clock: when nobody can go on, time jumps to the next timer.
+        """Run *coroutine* on an event loop of this clock: when nothing can run, time jumps to the next timer.
 
         So ``asyncio.sleep`` and ``asyncio.timeout`` pass in no time and in the right order. Threads and sockets do not
         know this clock: while a timer is pending, nobody waits for them.

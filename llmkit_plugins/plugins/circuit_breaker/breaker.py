@@ -85,12 +85,12 @@ class CircuitBreaker(Guard):
 
     @property
     def state(self) -> State:
-        """Where the circuit stands. One whose open time is over is half-open, whether or not anybody has called."""
+        """The state of the circuit. Once its open time is over it is half-open, even if there has been no call."""
         return self.circuit.state_at(self._clock())
 
     @property
     def listeners(self) -> list[Listener]:
-        """Who is told of each ``Transition``, in order and under no lock. What they raise is logged, no more."""
+        """Called with each ``Transition``, in order and under no lock. Exceptions they raise are only logged."""
         return self.circuit.listeners
 
     @property
@@ -99,18 +99,18 @@ class CircuitBreaker(Guard):
         return self.retry_after() == 0.0
 
     def retry_after(self) -> float | None:
-        """Seconds until a call may pass, at most: 0 where one may now, None where the circuit was opened by hand."""
+        """Seconds until a call may pass, at most: 0 if one may now, None if the circuit was opened manually."""
         circuit = self.circuit
         return 0.0 if circuit.free is not None else circuit.wait(self._clock())
 
     def health(self) -> Health:
-        """What was seen in the last ``window_seconds``; the counts begin anew when the circuit closes."""
+        """Statistics of the last ``window_seconds``; the counts are reset when the circuit closes."""
         return health_of(self.circuit.detector, self._clock())
 
     def acquire(self) -> Permit | None:
-        """Leave to make one call, or None: not now. Never raises, never waits.
+        """Permission to make one call, or None: not now. Never raises, never waits.
 
-        What comes of the call is recorded with the permit, or the permit is released.
+        Record the outcome of the call with the permit, or release the permit.
         """
         circuit = self.circuit
         return circuit.free or circuit.admit(self._clock())
@@ -175,7 +175,7 @@ class CircuitBreaker(Guard):
             self.release(permit)
 
     def force_open(self, seconds: float | None = None) -> None:
-        """Open now, for *seconds* or until ``force_closed`` or ``reset``."""
+        """Open immediately, for *seconds* or until ``force_closed`` or ``reset``."""
         _check("seconds", seconds)
         now = self._clock()
         self.circuit.force("forced_open", now, inf if seconds is None else now + seconds)
@@ -185,5 +185,5 @@ class CircuitBreaker(Guard):
         self.circuit.force("forced_closed", self._clock())
 
     def reset(self) -> None:
-        """Close, and forget everything. Calls under way count no more."""
+        """Close, and forget everything. Calls in flight no longer count."""
         self.circuit.reset(self._clock())

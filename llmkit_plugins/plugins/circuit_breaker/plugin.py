@@ -59,11 +59,11 @@ class CircuitBreakerPlugin:
 
     @property
     def breakers(self) -> Mapping[str, CircuitBreaker]:
-        """The circuits by the name of their target (``provider:NAME`` for those of providers)."""
+        """The circuits, by target name (``provider:NAME`` for those of providers)."""
         return dict(self._breakers)
 
     def breaker(self, name: str) -> CircuitBreaker:
-        """The circuit called *name*, made if there is none."""
+        """The circuit called *name*, created if there is none."""
         breaker = self._breakers.get(name)
         if breaker is None:
             if len(self._breakers) >= self.config.max_circuits:

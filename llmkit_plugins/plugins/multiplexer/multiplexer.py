@@ -38,17 +38,17 @@ class MultiplexerStats:
     """What a multiplexer is doing, and what it has saved since it was created."""
 
     active_requests: int
-    """Upstream requests under way that others may join, or have joined."""
+    """Upstream requests in flight that callers may join, or have joined."""
     total_subscribers: int
-    """Callers waiting for or reading from these, all together."""
+    """Callers waiting for these or reading from them, in total."""
     upstream_calls_saved: int
-    """Calls that joined another's upstream request, or were answered from what was retained."""
+    """Calls that joined another's upstream request, or were served a retained answer."""
     tokens_saved: int
-    """Tokens of answers that were made for another call. Only a kit reads them: 0 where it is used alone."""
+    """Tokens of answers produced for another call. Only a kit counts them: 0 without one."""
     usd_saved: float
-    """What these would have cost, by the prices of the targets that answered."""
+    """What those tokens would have cost, by the prices of the targets that answered."""
     bytes_held: int
-    """What the chunks of requests under way and of retained answers take, by estimate."""
+    """Estimated memory of the chunks of requests in flight and of retained answers."""
     retained_answers: int
     """Finished answers kept for late callers."""
 
@@ -97,7 +97,7 @@ class StreamingMultiplexer:
         return Share(key, *self._bounds)
 
     def why_alone(self, call: Call) -> str | None:
-        """Why *call* is not shared with any other; None: it is."""
+        """Why *call* is not shared with any other; None if it can be."""
         try:
             self._keys.of(call)
         except Alone as reason:
@@ -105,10 +105,10 @@ class StreamingMultiplexer:
         return None
 
     def complete_request(self, call: Call) -> bool:
-        """Consider the request of *call* done: identical calls start anew from now on, and nothing retained answers
-        them.
+        """Consider the request of *call* done: identical calls start afresh from now on, and no retained
+        answer serves them.
 
-        Who has subscribed gets the rest. Whether there was anything.
+        Existing subscribers get the rest. Returns whether there was anything to complete.
         """
         try:
             key = self._keys.of(call)
@@ -222,7 +222,7 @@ class StreamingMultiplexer:
         )
 
     def close(self) -> None:
-        """Stop every upstream, whose subscribers get ``UpstreamLost``, and forget what was retained."""
+        """Stop every upstream, so that its subscribers get ``UpstreamLost``, and discard retained answers."""
         self.flights.close()
         if self._retained is not None:
             self._retained.clear()

@@ -95,7 +95,7 @@ class ObservabilityPlugin:
 
     @property
     def metrics_url(self) -> str | None:
-        """Where ``/metrics`` is served; None where it is not."""
+        """The URL at which ``/metrics`` is served; None if it is not."""
         return None if self._server is None else self._server.url
 
     def asgi_app(self) -> Callable[..., Any]:

@@ -80,7 +80,7 @@ class TokenBucket:
         return self.rule.burst
 
     def check_and_consume(self, cost: float = 1.0) -> bool:
-        """Take *cost* if it is there. Raises ``ConfigError`` where *cost* is no number from 0 to the burst."""
+        """Take *cost* if available. Raises ``ConfigError`` if *cost* is not a number from 0 to the burst."""
         # Hot: the clock is half of it. An idle bucket needs no arithmetic but the write.
         clock = self.clock
         rule = self.rule
@@ -102,9 +102,9 @@ class TokenBucket:
         return False
 
     def reserve(self, cost: float = 1.0) -> float:
-        """Take *cost* now, even what is not there yet, and return the seconds to wait before using it.
+        """Take *cost* now, even if not yet available, and return the seconds to wait before using it.
 
-        Raises ``ConfigError`` where *cost* is no number from 0 to the burst.
+        Raises ``ConfigError`` if *cost* is not a number from 0 to the burst.
         """
         rule = self.rule
         clock = self.clock
@@ -119,28 +119,28 @@ class TokenBucket:
         return ahead - rule.fill if ahead > rule.depth else 0.0
 
     def refund(self, cost: float) -> None:
-        """Give back *cost*. What would overflow the bucket is lost, as in any bucket."""
+        """Give back *cost*. Anything that would overflow the bucket is lost."""
         step = self._step(cost)
         self.full_at = self.full_at - step
 
     def reset(self) -> None:
-        """Fill it up."""
+        """Fill the bucket."""
         self.full_at = FULL
 
     def available_tokens(self) -> float:
-        """How much could be taken now; negative while there is a debt."""
+        """How many tokens could be taken now; negative while there is a debt."""
         rule = self.rule
         ahead = self.full_at - self.clock()
         return round(rule.burst - ahead / rule.interval, 9) + 0.0 if ahead > 0.0 else rule.burst
 
     def is_limited(self) -> bool:
-        """Whether a call (a cost of 1, or of the burst where that is less) would be refused now."""
+        """Whether a call (a cost of 1, or of the burst if that is less) would be refused now."""
         return self.retry_after(min(1.0, self.rule.burst)) > 0.0
 
     def retry_after(self, cost: float = 1.0) -> float:
-        """Seconds until *cost* would be admitted, if nobody takes anything until then; 0.0 if it would be now.
+        """Seconds until *cost* would be admitted, if nothing else is taken until then; 0.0 if it would be now.
 
-        Raises ``ConfigError`` where *cost* is no number from 0 to the burst: it can never be admitted.
+        Raises ``ConfigError`` if *cost* is not a number from 0 to the burst: it can never be admitted.
         """
         step = self._step(cost)
         now = self.clock()

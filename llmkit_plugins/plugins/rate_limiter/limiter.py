@@ -45,13 +45,13 @@ class LimitStats:
     """What has happened at one limit so far."""
 
     refused: int
-    """Calls refused, or in shadow mode let through all the same."""
+    """Calls refused, or in shadow mode admitted anyway."""
     waited: int
-    """Calls that waited for it longer than for any other."""
+    """Calls that waited longer for this limit than for any other."""
     waited_seconds: float
-    """How long, together."""
+    """Total seconds they waited."""
     keys: int
-    """Keys that are remembered."""
+    """Keys being tracked."""
 
 
 class RateLimiter:
@@ -129,7 +129,7 @@ class RateLimiter:
         return self._take(self._attempt, known, call, target)
 
     def outlook(self, call: Call, target: Target) -> RateLimited | None:
-        """The refusal that an attempt of *call* at *target* would meet now; None where there is room."""
+        """The refusal that an attempt of *call* at *target* would meet now; None if there is capacity."""
         return self.outlooks(call, (target,))[0]
 
     def outlooks(self, call: Call, targets: Sequence[Target]) -> list[RateLimited | None]:

@@ -57,9 +57,9 @@ class Limit:
     cost: str | None = None
     """US dollars: ``"5 USD/day"``."""
     concurrency: int | None = None
-    """Calls under way at once."""
+    """Calls in flight at once."""
     per: Sequence[str] = ()
-    """Counted apart for each ``provider``, ``model``, ``target``, ``user``, ``tenant``, ``metadata.<key>`` or each
+    """Counted separately for each ``provider``, ``model``, ``target``, ``user``, ``tenant``, ``metadata.<key>`` or each
     combination of several; of nothing: for all together."""
     burst: float | None = None
     """At once after a rest, in the unit of the one rate this limit has; one period's worth if not given."""
@@ -67,7 +67,7 @@ class Limit:
     """Only for calls whose keys are one of these: ``{"model": "gpt-4o*", "tenant": ["a", "b"]}``. ``*`` and ``?``
     stand for any characters."""
     name: str = ""
-    """What errors and metrics call it; by itself, what it says."""
+    """Its name in errors and metrics; by default, its own text."""
 
     def __post_init__(self) -> None:
         per = (self.per,) if isinstance(self.per, str) else self.per
@@ -114,7 +114,7 @@ class Limit:
         return cls(requests="1/s", per=("user",))
 
     def rates(self) -> dict[Meter, Rate]:
-        """The rates it has, by what they count."""
+        """Its rates, by what they count."""
         burst = None if self.burst is None else positive("burst", self.burst)
         texts = {meter: getattr(self, meter) for meter in METERS if meter != "concurrency"}
         return {meter: Rate.parse(text, meter, burst) for meter, text in texts.items() if text is not None}
@@ -130,7 +130,7 @@ class Limit:
         return set(self.per) <= set(KEYS) and not self.match
 
     def title(self, meter: Meter) -> str:
-        """What errors and metrics call the limit of *meter*: ``requests 60/min per user``."""
+        """The name in errors and metrics of the limit on *meter*: ``requests 60/min per user``."""
         says = f"{meter} {getattr(self, meter)}" + (f" per {' and '.join(self.per)}" if self.per else "")
         several = len(self.rates()) + (self.concurrency is not None) > 1
         return (f"{self.name} ({meter})" if several else self.name) if self.name else says

@@ -126,7 +126,7 @@ class Ticket:
             return 0.0 if self.queueing is None else self.queueing.look()
 
     def naps(self) -> Naps:
-        """Yields how long to sleep, again and again until it is this one's turn. Closed before, it refunds the
+        """Yields how long to sleep, repeatedly, until it is this ticket's turn. If closed before that, it refunds the
         ticket."""
         try:
             while seconds := self.wait:
@@ -143,7 +143,7 @@ class Ticket:
         *,
         complete: bool = True,
     ) -> None:
-        """Charge what was really used in place of what was expected; what is None stays as it was expected.
+        """Charge actual usage in place of the estimate; a None keeps its estimate.
 
         What exceeds the expectation is charged as well: a debt may result. Told again (by a further attempt), it adds
         up. Nothing is learned from answers that broke off: *complete* is False then. What is no number from 0 on is not
@@ -169,7 +169,7 @@ class Ticket:
                 self._charge(told)
 
     def release(self) -> None:
-        """Give back the permits: the call is over. What it used stays charged."""
+        """Release the permits: the call is over. What it used stays charged."""
         if not self.plan.permits:
             return
         books = self.books
@@ -208,7 +208,7 @@ class Ticket:
         refused: bool = False,
         retry_after: float | None = None,
     ) -> None:
-        """What the provider said of its own limits, *at* a time (now, if not given), to be kept from now on.
+        """Report what the provider said about its limits, *at* a time (now, if not given), to be respected from now on.
 
         *headers* are those of its response, in lower case; *refused* where it answered that its limit is used up.
         """

@@ -68,7 +68,7 @@ class Decision:
 
     @property
     def order(self) -> tuple[Target, ...]:
-        """All targets, the best first, equal ones as they were given; of those not compared, each in its turn."""
+        """All targets, best first, ties in the given order; those not compared follow in turn."""
         targets, place, case = self.targets, self.place, self.case
         if len(targets) > _PAIR and case is not None and case.scores is not None:
             places = sorted(range(len(targets)), key=case.scores.__getitem__)
@@ -78,7 +78,7 @@ class Decision:
 
     @property
     def fallbacks(self) -> tuple[Target, ...]:
-        """Where it should go if that fails, in order."""
+        """Where to go if that fails, in order."""
         return self.order[1:]
 
     @property

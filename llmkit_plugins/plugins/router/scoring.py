@@ -38,9 +38,9 @@ class Prediction:
 
     seconds: float
     p90_seconds: float
-    """Nine in ten answers are complete within."""
+    """Nine in ten answers are complete within this time."""
     cost: float | None
-    """USD; None where a price is unknown."""
+    """USD; None if a price is unknown."""
     success: float
     """The chance of an answer."""
 

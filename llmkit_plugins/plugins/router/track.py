@@ -26,7 +26,7 @@ class TargetStats:
     first_chunk_seconds: float
     seconds_per_output_token: float
     success_rate: float
-    """The chance that the next attempt is answered."""
+    """The probability that the next attempt is answered."""
     usual_success_rate: float
     """The same in the long run."""
     answers: int
