@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class MultiplexerPlugin:
     """Serves identical calls in flight from one upstream request. *settings* are those of :class:`MultiplexerConfig`.
 
-    Calls are kept apart by tenant and by ``metadata["credential"]``: a fingerprint of whatever else they are sent with
-    (key, client, account), set by the integrations. Raises ``ConfigError``.
+    Calls are kept apart by tenant and by ``credential``, in their parameters or metadata: a fingerprint of whatever
+    else they are sent with (key, client, account), set by the integrations. Raises ``ConfigError``.
     """
 
     Config = MultiplexerConfig
