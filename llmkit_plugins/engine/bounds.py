@@ -1,4 +1,4 @@
-"""How long what is sent, or waited for, may take."""
+"""Time limits on sends and waits."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 class Until(Protocol):
-    """Whoever has the deadline: the call, or where several share an upstream, their flight."""
+    """Whatever has the deadline: the call, or the flight if several calls share an upstream."""
 
     @property
     def deadline(self) -> float | None: ...
 
 
 def allow(attempt: Attempt | None, call: Call, plan: Plan, until: Until) -> float | None:
-    """How long what is sent now may take, where that is bounded; *attempt* keeps it for its backend."""
+    """Seconds a send starting now may take, None if unbounded; also stored on *attempt* for its backend."""
     left = patience(attempt, call, plan, until)
     if left == 0.0:
         raise Refused("the call's deadline has passed")
@@ -34,7 +34,7 @@ def allow(attempt: Attempt | None, call: Call, plan: Plan, until: Until) -> floa
 
 
 def patience(attempt: Attempt | None, call: Call, plan: Plan, until: Until) -> float | None:
-    """How long *attempt* may take from now; where the framework makes the attempts, how long the whole call may."""
+    """Seconds *attempt* may take from now, or the whole call if the framework makes the attempts."""
     timeout = None if attempt is None else call.timeout_seconds
     if until.deadline is None:
         return timeout
@@ -43,7 +43,7 @@ def patience(attempt: Attempt | None, call: Call, plan: Plan, until: Until) -> f
 
 
 def affordable(wait: Wait, plan: Plan, deadline: float | None) -> float:
-    """How long to sleep; a wait that would outlast the call's deadline, or everything, is refused."""
+    """Seconds to sleep; refuses a wait that is infinite or would outlast the call's deadline."""
     seconds = max(0.0, wait.seconds)
     if not seconds < float("inf"):
         raise Refused("a plugin would wait for ever")
@@ -53,7 +53,7 @@ def affordable(wait: Wait, plan: Plan, deadline: float | None) -> float:
 
 
 async def within(seconds: float, awaitable: Awaitable[T]) -> T:
-    """What *awaitable* returns, or ``TimedOut``."""
+    """The result of *awaitable*; raises ``TimedOut`` after *seconds*."""
     try:
         async with asyncio.timeout(seconds) as scope:
             return await awaitable

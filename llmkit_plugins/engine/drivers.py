@@ -1,4 +1,4 @@
-"""Four loops that perform the steps of a lifecycle: whole or in chunks, in this thread or awaited."""
+"""Four loops that perform the steps of a lifecycle: sync or async, for whole answers or chunks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def run(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> Any:
-    """Drive *flow* in this thread, for the whole answer."""
+    """Drive *flow* in this thread and return the whole answer."""
     resume = send = flow.send
     value: Any = None
     try:
@@ -33,15 +33,15 @@ def run(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> A
             try:
                 resume, value = send, perform(step, call, backend, plan, until)
             except BaseException as error:
-                resume, value = thrower(flow, error), error  # thrown in outside this block, or later errors chain to it
+                resume, value = thrower(flow, error), error  # thrown outside this block, or later errors chain to it
     except StopIteration as end:
         return end.value
     finally:
-        del value  # an error that we keep would keep our frame
+        del value  # a retained error would keep this frame alive
 
 
 async def arun(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> Any:
-    """Drive *flow* in this task, for the whole answer."""
+    """Drive *flow* in this task and return the whole answer."""
     resume = send = flow.send
     value: Any = None
     try:
@@ -59,7 +59,7 @@ async def arun(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Unti
 
 
 def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> Iterator[Any]:
-    """Drive *flow* in this thread, handing over chunks."""
+    """Drive *flow* in this thread, yielding chunks."""
     resume = send = flow.send
     value: Any = None
     source, clock = None, plan.clock
@@ -91,7 +91,7 @@ def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -
             except BaseException as error:
                 resume, value = thrower(flow, error), error
                 try:
-                    close(source)  # first the attempt inside it ends, then the call
+                    close(source)  # ends the attempt inside it before the call ends
                 except BaseException as gone:
                     resume, value = thrower(flow, gone), gone
     except StopIteration:
@@ -102,7 +102,7 @@ def stream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -
 
 
 async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: Until) -> AsyncIterator[Any]:
-    """Drive *flow* in this task, handing over chunks."""
+    """Drive *flow* in this task, yielding chunks."""
     resume = send = flow.send
     value: Any = None
     source, clock = None, plan.clock
@@ -162,7 +162,7 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: U
                 value = whose(error)
                 resume = thrower(flow, value)
                 try:
-                    await aclose(source)  # first the attempt inside it ends, then the call
+                    await aclose(source)  # ends the attempt inside it before the call ends
                 except BaseException as gone:
                     value = whose(gone)
                     resume = thrower(flow, value)
@@ -174,7 +174,7 @@ async def astream(flow: Flow, call: Call, backend: Backend, plan: Plan, until: U
 
 
 def perform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -> Any:
-    """Do what *step* says, waiting in this thread."""
+    """Perform *step*, blocking this thread."""
     kind = type(step)
     if kind is Attempt or kind is Call:
         attempt = step if kind is Attempt else None
@@ -196,7 +196,7 @@ def perform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -
 
 
 async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: Until) -> Any:
-    """Do what *step* says, awaiting."""
+    """Perform *step* without blocking the event loop."""
     kind = type(step)
     if kind is Attempt or kind is Call:
         attempt = step if kind is Attempt else None
@@ -226,13 +226,13 @@ async def aperform(step: Any, call: Call, backend: Backend, plan: Plan, until: U
 
 
 def _copying(backend: Backend) -> Copy:
-    """How each caller gets a chunk of his own. Where there is nothing to do, not even a call: it is a twentieth of what
-    a shared chunk costs."""
+    """How to copy a chunk for each caller. ``same`` if there is nothing to copy, so that drivers can skip the call: it
+    would be a twentieth of the cost of a shared chunk."""
     return same if getattr(backend.copy, "__func__", None) is Backend.copy else backend.copy
 
 
 async def _tell_all(flight: Any, relay: Relay) -> None:
-    """Put what comes into the log of *flight*, whose callers read it there."""
+    """Append each chunk to the log of *flight*, from which its callers read."""
     try:
         flight.log += relay.head
         flight.wake()
@@ -240,22 +240,22 @@ async def _tell_all(flight: Any, relay: Relay) -> None:
     finally:
         if relay.attempt is not None:
             relay.attempt.chunks += len(flight.log)
-        await aclose(relay.source)  # first the attempt inside it ends, then the call
+        await aclose(relay.source)  # ends the attempt inside it before the call ends
 
 
 def no_step(step: Any) -> TypeError:
-    """The bug of a hook that yields what nobody can perform; it does not say what that says."""
+    """The error for a hook that yields something other than a step; its value is left out of the message."""
     return TypeError(f"an instance of {type(step).__name__} is not a step")
 
 
 def _own(response: Response, backend: Backend) -> Response:
-    """A copy of *response*, which whoever gave it may give again."""
+    """A copy of *response*: the plugin that returned it may return it again."""
     raw = None if response.raw is None else backend.copy(response.raw)
     return Response(raw, response.attempt, response.shared)
 
 
 def thrower(flow: Flow, error: BaseException) -> Callable[[Any], Any]:
-    """How to tell *flow*: a failure is thrown in; a caller who goes away wins over a hook that swallows it."""
+    """How to throw *error* into *flow*: if the caller went away, a hook cannot swallow it."""
     return flow.throw if isinstance(error, Exception) else partial(_stop, flow)
 
 
@@ -263,7 +263,7 @@ def _stop(flow: Flow, gone: BaseException) -> None:
     try:
         with suppress(StopIteration, Refused):
             flow.throw(gone)
-        with suppress(RuntimeError):  # a hook that swallows this too is left behind
+        with suppress(RuntimeError):  # a hook that swallows GeneratorExit too is abandoned
             flow.close()
         raise gone
     finally:
@@ -271,7 +271,7 @@ def _stop(flow: Flow, gone: BaseException) -> None:
 
 
 def whose(error: BaseException) -> BaseException:
-    """A ``CancelledError`` that nobody asked this task for is somebody else's: a failure of what was awaited."""
+    """*error*, or ``ForeignCancel`` for a ``CancelledError`` when nobody cancelled this task: its awaitable did."""
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         if task is not None and not task.cancelling():

@@ -1,7 +1,7 @@
-"""An upstream for many callers, and an append-only log of what it said.
+"""An upstream shared by many callers, with an append-only log of its chunks.
 
-Under asyncio it is a task of its own. In threads whoever needs the next chunk pulls it, so that nobody costs a thread.
-Both run in a copy of the context of the caller who started them.
+Under asyncio it is a task of its own. In threads, the caller that needs the next chunk pulls it, so no extra thread is
+needed. Both run in a copy of the context of the caller that started them.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("llmkit")
 
 inside: ContextVar[tuple[Hashable, ...]] = ContextVar("llmkit_inside", default=())
-"""The keys of the upstreams that this very code runs in."""
+"""The keys of the upstreams that the current code runs inside."""
 Key = tuple[Hashable, ...]
-"""What is asked, streamed or not, and the event loop."""
+"""The share's key, whether the call is streamed, and the event loop (None in threads)."""
 Upstream = TypeVar("Upstream")
 Source = Callable[[Any], Upstream]
-"""Opens the upstream of the flight it is given, which runs until the flight's deadline. In a thread it returns the
-chunks to be pulled, or the whole answer; under asyncio it tells the flight the chunks it hears, and returns the whole
+"""Opens the upstream of the flight it is given, which runs until the flight's deadline. In a thread it returns an
+iterator of chunks, or the whole answer; under asyncio it appends chunks to the flight's log, or returns the whole
 answer."""
 Waiter = TypeVar("Waiter")
 
 
 class Flight(Generic[Waiter]):
-    """The upstream that *call* started, and everything it has said so far."""
+    """The upstream that *call* started, and everything received from it so far."""
 
     __slots__ = (
         "_bytes",
@@ -59,18 +59,18 @@ class Flight(Generic[Waiter]):
         self.waiting: list[Waiter] = []
         self.landed: Callable[[Flight[Any]], None] | None = None
         self.seats = self.boarded = 1
-        """Callers who have a place, and who ever had one."""
+        """Callers that have a seat now, and that ever had one."""
         self._bytes = self._measured = 0
         self.over = False
         self.error: BaseException | None = None
 
     def board(self, call: Call) -> None:  # noqa: ARG002
-        """One caller more."""
+        """Add a caller."""
         self.seats += 1
         self.boarded += 1
 
     def admits(self, share: Share) -> bool:
-        """Whether one more may join, by its bounds."""
+        """Whether another caller may join, by the bounds of *share*."""
         if log := self.log:
             if share.max_chunks is not None and len(log) > share.max_chunks:
                 return False
@@ -79,20 +79,20 @@ class Flight(Generic[Waiter]):
         return share.max_age_seconds is None or self.flights.clock() - self.born <= share.max_age_seconds
 
     def held_bytes(self) -> int:
-        """Bytes of its chunks, by estimate: of the new ones since it was last asked, every 16th stands for the next."""
+        """Estimated bytes of its chunks: of those added since the last call, the first of every 16 is measured."""
         while (new := min(SAMPLED, len(self.log) - self._measured)) > 0:
             self._bytes += new * size_of(self.log[self._measured])
             self._measured += new
         return self._bytes
 
     def complete(self, answer: Any) -> None:
-        """The whole *answer* is there."""
+        """Log the whole *answer* and land."""
         if not self.over:
             self.log.append(answer)
             self.land(None)
 
     def land(self, error: BaseException | None) -> None:
-        """Nothing more will come, and nobody joins any more."""
+        """End the flight: nothing more is received, and nobody can join."""
         with self.flights.lock:
             if self.over:
                 return
@@ -107,23 +107,23 @@ class Flight(Generic[Waiter]):
                 log.exception("what wanted to know of a shared answer failed; its callers have it all the same")
 
     def leave(self) -> None:
-        """One caller less; the last one to leave stops the upstream."""
+        """Remove a caller; the last one to leave stops the upstream."""
         with self.flights.lock:
             self.seats -= 1
             if self.seats:
                 return
             if self.over:
-                self.error = None  # its traceback holds frames that hold this flight
+                self.error = None  # its traceback references frames that reference this flight
                 return
             self.land(UpstreamLost("everybody had left"))
         self.stop()
 
     def wake(self) -> None:
-        """Tell each waiter; it has a future or a gate of its own, so one that goes away takes nobody along."""
+        """Wake every waiter. Each has its own future or gate, so one that goes away does not affect the others."""
         raise NotImplementedError
 
     def ended(self) -> bool:
-        """Whether it ended well; raises what it ended with."""
+        """Whether it has ended; raises the error if it failed."""
         if self.error is not None:
             raise self.error.with_traceback(None)
         return self.over
@@ -132,5 +132,5 @@ class Flight(Generic[Waiter]):
         raise NotImplementedError
 
     def time_left(self, deadline: float) -> float:
-        """Seconds until *deadline*; 0 from then on."""
+        """Seconds until *deadline*, or 0 if it has passed."""
         return max(0.0, deadline - self.flights.clock())

@@ -1,4 +1,4 @@
-"""A call, or one attempt of it, that a framework sends by itself: its lifecycle, paused where it would be sent."""
+"""A call, or one attempt of it, that a framework sends itself: its lifecycle, paused at the send."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ class Handle:
         self.call, self.attempt, self._bugs = call, attempt, bugs
         self._flow, self._leases, self._relaying = flow, leases, False
         self._seen = 0
-        self._lock = RLock()  # frameworks tell of one call from several threads
+        self._lock = RLock()  # frameworks report on one call from several threads
         leases.grant(self)
 
     def first_chunk(self) -> None:
-        """The stream said something for the first time; the second time this says nothing."""
+        """Report the first chunk with content; later calls do nothing."""
         with self._lock:
             if self.call.stream and not self._relaying and self in self._leases:
                 self._relaying = True
                 self._flow.send(Relay((), None))
 
     def chunk(self, chunk: Any) -> None:
-        """The stream brought *chunk*, which plugins may want to look at."""
+        """Report *chunk* of the stream, for plugins that inspect chunks."""
         if self._relaying:
             self.attempt.chunks += 1
         if self.attempt.on_chunk is not None:
             inform(self._bugs, self.attempt.on_chunk, chunk)
 
     def finish(self, raw: Any = None) -> None:
-        """It ended well, with *raw*."""
+        """End the call successfully, with *raw*."""
         with self._lock:
             if self.call.stream:
                 self.first_chunk()
@@ -63,20 +63,21 @@ class Handle:
                     pass
 
     def fail(self, error: BaseException) -> None:
-        """It ended badly; an *error* that is no ``Exception`` (a cancellation) says nothing about the provider."""
+        """End the call with *error*; one that is not an ``Exception`` (a cancellation) does not count against the
+        provider."""
         with self._lock:
             if self._leases.end(self):
                 traceback = error.__traceback__
                 try:
                     self._flow.throw(error)
                 except BaseException as raised:
-                    if raised is not error and raised.__cause__ is not error:  # as a StopIteration's RuntimeError is
+                    if raised is not error and raised.__cause__ is not error:  # as for a StopIteration's RuntimeError
                         raise
                 finally:
-                    error.__traceback__ = traceback  # it is the framework's: no frame of ours
+                    error.__traceback__ = traceback  # it belongs to the framework: leave none of our frames in it
 
     def expire(self) -> None:
-        """Its lease has run out: it ends, unless chunks have come since it was granted, and then there is another."""
+        """Renew the expired lease if chunks have arrived since it was granted; otherwise cancel."""
         with self._lock:
             if self.attempt.chunks > self._seen and self._leases.end(self):
                 self._seen = self.attempt.chunks
@@ -85,21 +86,21 @@ class Handle:
         self.cancel()
 
     def cancel(self) -> None:
-        """The caller went away."""
+        """End the call because the caller went away."""
         with self._lock:
             if self._leases.end(self):
                 self._flow.close()
 
 
 class Leases:
-    """The handles that are open, oldest first: who lets one run out has its call ended for him."""
+    """The open handles, oldest first; a call whose lease runs out is ended."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self.seconds, self._clock = seconds, clock
         self.ends: dict[Handle, float] = {}
-        """When each runs out."""
+        """When each lease expires."""
         self._due = float("-inf")
-        """Before this none does: one look in *seconds* is enough, and the oldest of many is not found at once."""
+        """No lease expires before this. It saves finding the oldest each time, which is slow if there are many."""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -108,19 +109,19 @@ class Leases:
         return handle in self.ends
 
     def grant(self, handle: Handle) -> None:
-        """Begin the lease of *handle*."""
+        """Start a lease for *handle*."""
         self.ends[handle] = self._clock() + self.seconds
 
     def end(self, handle: Handle) -> bool:
-        """End the lease of *handle*; False where somebody already did."""
+        """End the lease of *handle*; False if it had already ended."""
         return self.ends.pop(handle, None) is not None
 
     def expire(self, now: float) -> None:
-        """End what has run out by *now*."""
+        """Expire the leases that have run out by *now*."""
         while self.ends and now >= self._due:
             try:
                 oldest, ends = next(iter(self.ends.items()))
-            except (StopIteration, RuntimeError):  # another thread ended or granted one meanwhile
+            except (StopIteration, RuntimeError):  # another thread ended or granted one in the meantime
                 return
             if ends > now:
                 self._due = ends
@@ -128,14 +129,14 @@ class Leases:
             oldest.expire()
 
     def close(self) -> None:
-        """Cancel whatever is open."""
+        """Cancel all open handles."""
         for handle in list(self.ends):
             handle.cancel()
 
 
 def hold(flow: Flow, call: Call, plan: Plan, leases: Leases, *, may_wait: bool) -> Handle:
-    """Drive *flow* in this thread to where it would be sent. Where nobody may wait, a hook that would is thrown
-    ``Refused``."""
+    """Drive *flow* in this thread up to the send. Unless *may_wait*, a hook that would wait gets ``Refused`` thrown
+    in."""
     resume, value = flow.send, None
     try:
         while True:
@@ -151,7 +152,7 @@ def hold(flow: Flow, call: Call, plan: Plan, leases: Leases, *, may_wait: bool) 
 
 
 async def ahold(flow: Flow, call: Call, plan: Plan, leases: Leases) -> Handle:
-    """Drive *flow* in this task to where it would be sent."""
+    """Drive *flow* in this task up to the send."""
     resume, value = flow.send, None
     try:
         while True:

@@ -1,7 +1,7 @@
-"""What happens to a call, as generators without I/O: they yield steps, a driver performs them and sends back what came.
+"""The lifecycle of a call, as generators without I/O: they yield steps; a driver performs them and sends the results.
 
-A step that fails is thrown in. A caller who goes away is a ``BaseException`` that is no ``Exception``: cancellation,
-``GeneratorExit``, Ctrl-C.
+If a step fails, its error is thrown in. A caller that goes away appears as a ``BaseException`` that is not an
+``Exception``: cancellation, ``GeneratorExit``, Ctrl-C.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from llmkit_plugins.engine.plan import Hook, Plan
 
 Flow = Generator[Any, Any, Any]
-"""Yields ``Wait`` and ``Ask`` for its hooks, an ``Attempt`` (or, where the backend delegates, the ``Call``) to be sent,
-a ``Seat`` where the caller gets another's answer, and:"""
+"""Yields ``Wait`` and ``Ask`` for its hooks, an ``Attempt`` (or, if the backend delegates, the ``Call``) to be sent,
+a ``Seat`` if the caller shares an upstream, and:"""
 
 
 @dataclass(slots=True)
 class Deliver:
-    """To the driver: hand *answer* to the caller. It sends back what the call ended with, a response of its own: who
-    gave the answer may give it again."""
+    """To the driver: deliver *answer* to the caller. It sends back the call's response, a copy: the plugin may return
+    the same answer again."""
 
     answer: Answer
 
 
 @dataclass(slots=True)
 class Join:
-    """To the driver: a seat at the upstream that calls with this key share; *flow* starts it if none is under way."""
+    """To the driver: get a seat at the upstream shared under this key; *flow* starts one if none is under way."""
 
     share: Share
     flow: Flow
@@ -51,7 +51,7 @@ class Join:
 
 @dataclass(slots=True)
 class Relay:
-    """To the driver: hand *head*, then *source*, to the caller. It sends back the last of them. Pauses count for
+    """To the driver: deliver *head*, then *source*, to the caller. The time the caller spends on each chunk is added to
     *attempt*."""
 
     head: Iterable[Any]
@@ -60,8 +60,8 @@ class Relay:
 
 
 def request(plan: Plan, call: Call, flow: Flow) -> Flow:
-    """One caller's story: the pre hooks, then an answer, a seat at an upstream or *flow*, its own; exactly one of
-    ``post_response`` and ``error``."""
+    """One caller's side: the pre hooks; then an answer, a seat at a shared upstream, or its own *flow*; finally exactly
+    one of ``post_response`` and ``error``."""
     settle()
     seat = None
     try:
@@ -72,7 +72,7 @@ def request(plan: Plan, call: Call, flow: Flow) -> Flow:
             if call.share is not None and call.answerable:
                 try:
                     seat = yield Join(call.share, flow)
-                except Exception as bug:  # it cannot be compared, or its bounds are none: the call goes alone
+                except Exception as bug:  # its key cannot be compared or its bounds are invalid: do not share
                     if plan.bugs.report("llmkit_pre_request's Share", bug):
                         raise
             if seat is None:
@@ -104,7 +104,7 @@ def _end_well(plan: Plan, call: Call, response: Response) -> None:
 
 
 def _answer_left_with(call: Call, seat: Any) -> Response | None:
-    """The answer of a caller who went away after its last word, with nothing left to wait for."""
+    """The response, if the caller went away only after receiving the complete answer."""
     if seat is not None:
         return seat.response(None) if call.stream and seat.answered() else None
     last = call.attempts[-1] if call.attempts else None
@@ -112,7 +112,7 @@ def _answer_left_with(call: Call, seat: Any) -> Response | None:
 
 
 def upstream(plan: Plan, call: Call, targets: Sequence[Target], backend: Backend) -> Flow:
-    """The provider's story, told once for all who share it: route, attempt, fail over while nothing was handed over."""
+    """The provider's side, once for all callers that share it: route, attempt, fail over until a chunk is delivered."""
     dropped: dict[str, str | Refused] = {}
     failure: Exception | None = None
     try:
@@ -135,11 +135,11 @@ def upstream(plan: Plan, call: Call, targets: Sequence[Target], backend: Backend
             left = tuple([other for other in left if other is not target])
         raise failure or refusal_of(dropped)
     finally:
-        del failure, dropped  # their tracebacks hold this frame
+        del failure, dropped  # their tracebacks reference this frame
 
 
 def delegated(call: Call) -> Flow:
-    """The provider's story where the framework routes and retries: it is sent the whole call."""
+    """The provider's side if the framework routes and retries: the whole call is sent to it."""
     raw = yield call
     if call.stream:
         raw = yield raw
@@ -157,7 +157,7 @@ def attempt_at(plan: Plan, call: Call, target: Target, backend: Backend) -> Flow
         raw = yield attempt
         if call.stream:
             attempt.first_chunk = plan.clock()
-            # 1 once the last of these is handed over: the first that says something, and so the first that counts
+            # 1 once the head has been delivered: only its last chunk has content, and so counts
             attempt.chunks = 1 - len(raw.head)
             if attempt.on_first_chunk is not None:
                 inform(plan.bugs, attempt.on_first_chunk)
@@ -181,16 +181,16 @@ def attempt_at(plan: Plan, call: Call, target: Target, backend: Backend) -> Flow
             if plan.post_attempt:
                 tell(plan, plan.post_attempt, attempt.heard, call, attempt)
         except Exception:
-            attempt.kind = None  # a bug that is to be raised, not a failure the next target may not have
+            attempt.kind = None  # a plugin's bug: failing over to the next target would not help
             raise
         finally:
-            # what these hold may hold the attempt: a cycle for each
+            # these may reference the attempt: avoid a cycle
             attempt.error = attempt.on_first_chunk = attempt.on_chunk = None
     return raw
 
 
 def consult(plan: Plan, hooks: tuple[Hook, ...], call: Call, attempt: Attempt | None = None) -> Flow:
-    """Let each pre hook speak. ``heard`` counts those that began to: they, and only they, will be told the end."""
+    """Call each pre hook. ``heard`` counts those that were called: only these are told how it ended."""
     subject = call if attempt is None else attempt
     for need, hook, who, critical in hooks:
         subject.heard = need
@@ -204,7 +204,7 @@ def consult(plan: Plan, hooks: tuple[Hook, ...], call: Call, attempt: Attempt | 
                 _check_answer(said, call)
                 return said
             if type(said) is Share and attempt is None:
-                hash(said.key)  # what cannot be a key is this hook's bug
+                hash(said.key)  # an unhashable key is this hook's bug
                 call.share = said
             elif said is not None:
                 raise TypeError(f"a hook may not return {_kind(said)}")
@@ -216,7 +216,7 @@ def consult(plan: Plan, hooks: tuple[Hook, ...], call: Call, attempt: Attempt | 
 
 
 def _check_answer(answer: Answer, call: Call) -> None:
-    """Raise ``TypeError`` where it is none that *call* could be given."""
+    """Raise ``TypeError`` if *answer* is not valid for *call*."""
     if not isinstance(answer.response, Response):
         raise TypeError(f"the response of an Answer may not be {_kind(answer.response)}")
     if call.stream and call.answerable:
@@ -226,12 +226,12 @@ def _check_answer(answer: Answer, call: Call) -> None:
 
 
 def _kind(value: Any) -> str:
-    """What *value* is, not what it says: that may be a prompt or an answer, and this is logged."""
+    """The type of *value*, not its content: this is logged, and the content may be a prompt or an answer."""
     return "None" if value is None else f"an instance of {type(value).__name__}"
 
 
 def route(plan: Plan, call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Sequence[Target]:
-    """*targets* as the route hooks leave them; *dropped* gets a line for each that one of them left out."""
+    """*targets* after all route hooks; *dropped* gets an entry for each target that a hook left out."""
     return _routed(plan, plan.route, call, targets, dropped)
 
 
@@ -270,7 +270,7 @@ def _routed(
 def _best_of(
     plan: Plan, hooks: Sequence[Hook], call: Call, preferred: Sequence[Target], dropped: dict[str, str | Refused]
 ) -> Sequence[Target]:
-    """*preferred* as the *hooks* leave them; none where one of them refuses: asked about all it may not."""
+    """*preferred* after *hooks*; empty if a hook refuses, since it may accept the full list."""
     try:
         return _routed(plan, hooks, call, preferred, dropped)
     except Refused:
@@ -278,7 +278,7 @@ def _best_of(
 
 
 def _serving(call: Call, targets: Sequence[Target], dropped: dict[str, str | Refused]) -> Sequence[Target]:
-    """Those that serve the model asked for: a tuple, which no hook can change in place."""
+    """The targets that serve the requested model, as a tuple so that no hook can modify it in place."""
     model = call.model
     if model is not None:
         for target in targets:
@@ -288,7 +288,7 @@ def _serving(call: Call, targets: Sequence[Target], dropped: dict[str, str | Ref
 
 
 def _contain(plan: Plan, who: str, bug: Exception, critical: bool) -> None:  # noqa: FBT001
-    """A plugin's bug changes nothing, unless it is marked critical or the kit was told to raise."""
+    """Report a plugin's bug; raise only if the plugin is critical or the kit is configured to raise."""
     raises = plan.bugs.report(who, bug)
     if critical:
         raise PluginFailed(who) from bug
@@ -307,11 +307,11 @@ def _diagnose(plan: Plan, backend: Backend, error: Exception) -> tuple[ErrorKind
 
 
 def refusal_of(dropped: Mapping[str, str | Refused]) -> Refused:
-    """What to raise when nobody could be asked: the one refusal there was, or ``NoTarget`` with all the reasons."""
+    """What to raise if no target could be tried: a sole refusal itself, or ``NoTarget`` with all the reasons."""
     one = next(iter(dropped.values()), None)
     return one if len(dropped) == 1 and isinstance(one, Refused) else NoTarget(dropped)
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """Cancelled is not failed: only an ``Exception`` speaks of the call."""
+    """The outcome that *error* means; what is not an ``Exception`` is a cancellation, not a failure."""
     return "refused" if isinstance(error, Refused) else "error" if isinstance(error, Exception) else "cancelled"

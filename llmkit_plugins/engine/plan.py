@@ -1,5 +1,5 @@
-"""A set of plugins, compiled: what the lifecycle walks instead of asking pluggy at each hook (1 µs for a hook that
-nobody has)."""
+"""A compiled set of plugins, which the lifecycle walks instead of going through pluggy (1 µs even for a hook that no
+plugin implements)."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ PAIRS = {
     "llmkit_post_response": "llmkit_pre_request",
     "llmkit_error": "llmkit_pre_request",
 }
-"""Which pre hook of a plugin must have been asked for its post hook to be told."""
+"""A post hook is called only if this pre hook of the same plugin was called."""
 
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Hook(NamedTuple):
-    """One implementation. A pre hook has its own place for *need*; a post hook is told when that many pre hooks were
-    asked: up to its own plugin's, or 0 where that has none."""
+    """One implementation. For a pre hook, *need* is its position; a post hook runs if at least *need* pre hooks were
+    called: the position of its own plugin's, or 0 if it has none."""
 
     need: int
     function: Callable[..., Any]
@@ -50,31 +50,31 @@ class Hook(NamedTuple):
 
 
 class Bugs:
-    """Counts what plugins did wrong, by ``plugin.hook``, and logs the first of each with its traceback."""
+    """Counts plugin errors by ``plugin.hook``, and logs the first of each with its traceback."""
 
     def __init__(self, on_plugin_error: Literal["log", "raise"]) -> None:
         self.counts: Counter[str] = Counter()
         self._raises = on_plugin_error == "raise"
         self._lock = new_lock()
         self.listeners: list[Callable[[str], Any]] = []
-        """Told of each where it happened."""
+        """Called with the ``plugin.hook`` of each error."""
 
     def report(self, who: str, bug: Exception) -> bool:
-        """Count and log *bug*; True where it is to be raised."""
+        """Count and log *bug*; True if the caller should raise it."""
         with self._lock:
             self.counts[who] += 1
             first = self.counts[who] == 1
         if first:
             log.error("%s failed; this is logged the first time only", who, exc_info=bug)
         for told in self.listeners:
-            with suppress(Exception):  # a bug in who counts bugs has nobody left to be told to
+            with suppress(Exception):  # a bug in a bug listener cannot be reported to anyone
                 told(who)
         return self._raises
 
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Plan:
-    """The hooks in the order they are walked, and what a driver needs. A call keeps the plan it began with."""
+    """The hooks in call order, and what a driver needs. A call keeps the plan it started with."""
 
     pre_request: tuple[Hook, ...]
     route: tuple[Hook, ...]
@@ -89,7 +89,7 @@ class Plan:
 
 
 def compile_hooks(plugins: Sequence[Any], manager: pluggy.PluginManager) -> dict[str, tuple[Hook, ...]]:
-    """The hooks of *plugins* by short name: going in as listed, coming out reversed."""
+    """The hooks of *plugins* by short name: pre and route hooks in listed order, post hooks reversed."""
     implementations = {name: _in_order(manager, name, plugins) for name in HOOKS}
     compiled = {}
     for name, these in implementations.items():
@@ -113,7 +113,7 @@ def _in_order(manager: pluggy.PluginManager, name: str, plugins: Sequence[Any]) 
 
 
 def _by_position(impl: pluggy.HookImpl, names: tuple[str, ...]) -> Callable[..., Any]:
-    """pluggy binds by name and lets an implementation take fewer; the lifecycle calls by position."""
+    """Adapt pluggy's binding by name, in which arguments may be left out, to the lifecycle's calls by position."""
     function: Callable[..., Any] = impl.function
     taken = tuple(impl.argnames)
     return function if taken == names else _ADAPTED[tuple(map(names.index, taken))](function)
@@ -125,16 +125,16 @@ _ADAPTED: dict[tuple[int, ...], Callable[[Callable[..., Any]], Callable[..., Any
     (1,): lambda function: lambda _, second: function(second),
     (1, 0): lambda function: lambda first, second: function(second, first),
 }
-"""By the places of the arguments that a function takes of two: one that takes both. (One for all, which picks them, is
-four times as slow.)"""
+"""Adapters to two positional arguments, by the positions a function takes. (A single generic one would be four times
+as slow.)"""
 
 
 def check_hooks(plugin: Any, plugin_name: str) -> None:
-    """Raise ``ConfigError`` where *plugin* has a hook that could never work as its author meant it, or none at all."""
+    """Raise ``ConfigError`` if *plugin* has a hook that could never work as intended, or no hook at all."""
     marked = 0
     for attribute in dir(plugin):
         found = inspect.getattr_static(plugin, attribute, None)
-        function = getattr(found, "__func__", found)  # of a static or class method, which may be marked itself
+        function = getattr(found, "__func__", found)  # unwrap a static or class method, which may itself be marked
         options: Mapping[str, Any] | None = getattr(found, "llmkit_impl", getattr(function, "llmkit_impl", None))
         if options is None and not attribute.startswith("llmkit_"):
             continue
@@ -142,7 +142,7 @@ def check_hooks(plugin: Any, plugin_name: str) -> None:
         name = (options or {}).get("specname") or attribute
         called = getattr(plugin, attribute)
         if inspect.isclass(plugin) and inspect.isfunction(found):
-            called = functools.partial(called, None)  # of a class that is checked before there is an instance
+            called = functools.partial(called, None)  # stand in for self: a class is checked before it is instantiated
         if trouble := _trouble(name, function, options) or _unknown_argument(name, called):
             what, right = trouble
             raise ConfigError(what, key=f"{plugin_name}.{attribute}", right=right)
@@ -151,7 +151,7 @@ def check_hooks(plugin: Any, plugin_name: str) -> None:
 
 
 def _trouble(name: str, function: Any, options: Mapping[str, Any] | None) -> tuple[str, str] | None:
-    """What is wrong with a hook, and what would be right."""
+    """What is wrong with a hook, and how to fix it."""
     if name not in HOOKS:
         near = difflib.get_close_matches(name, HOOKS, n=1)
         return "there is no such hook", f"did you mean {near[0]}?" if near else f"one of {', '.join(HOOKS)}"
@@ -171,7 +171,7 @@ def _trouble(name: str, function: Any, options: Mapping[str, Any] | None) -> tup
 
 
 def _unknown_argument(name: str, function: Callable[..., Any]) -> tuple[str, str] | None:
-    """What is wrong with the arguments that a hook insists on."""
+    """What is wrong with a hook's required arguments."""
     for argument in inspect.signature(function).parameters.values():
         insists = argument.default is argument.empty and argument.kind not in _VARIADIC
         if insists and (argument.name not in HOOKS[name] or argument.kind is argument.KEYWORD_ONLY):

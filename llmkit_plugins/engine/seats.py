@@ -1,4 +1,4 @@
-"""A place at a shared upstream, with a cursor of its own in the log."""
+"""A caller's seat at a shared upstream, with its own cursor in the log."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from llmkit_plugins.engine.thread_flights import ThreadFlight
 AnyFlight = TypeVar("AnyFlight", bound=Flight[Any])
 Chunk = TypeVar("Chunk")
 Copy = Callable[[Any], Any]
-"""Makes a chunk one's own."""
+"""Copies a chunk for one caller."""
 
 
 def same(chunk: Chunk) -> Chunk:
-    """*chunk* itself: nobody changes it."""
+    """*chunk* itself, for backends that need no copies."""
     return chunk
 
 
 class Seat(Generic[AnyFlight]):
-    """One caller's place at a flight. Who has it leaves the flight once."""
+    """One caller's seat at a flight. Its holder must leave the flight exactly once."""
 
     __slots__ = ("at", "call", "copy", "flight", "log")
 
@@ -31,26 +31,25 @@ class Seat(Generic[AnyFlight]):
         self.log = flight.log
 
     def answered(self) -> bool:
-        """Whether this caller was handed all there is, up to the provider's last word."""
+        """Whether this caller has received the complete answer, including the provider's finish reason."""
         attempts = self.flight.call.attempts
         return self.at == len(self.log) > 0 and bool(attempts) and attempts[-1].finish_reason is not None
 
     def response(self, raw: Any) -> Response:
-        """What this caller's call ended with."""
+        """The response to this caller's call."""
         leader = self.flight.call
         answered_by = leader.attempts[-1] if leader.attempts else None
         return Response(raw, answered_by, None if leader is self.call else leader.id)
 
     def _own(self) -> Any:
-        """The whole answer, as one's own: it is that already where nobody else boarded, or can any more, or keeps
-        it."""
+        """The whole answer, copied unless nobody else has boarded, can still board, or keeps it."""
         flight = self.flight
         alone = flight.over and flight.boarded == 1 and flight.landed is None
         return self.log[0] if alone else self.copy(self.log[0])
 
 
 class ThreadSeat(Seat[ThreadFlight]):
-    """One caller's place in a thread."""
+    """One caller's seat in a thread."""
 
     __slots__ = ()
 
@@ -68,8 +67,8 @@ class ThreadSeat(Seat[ThreadFlight]):
 
 
 class TaskSeat(Seat[TaskFlight]):
-    """One caller's place under an event loop. Who sits there reads the log himself, and between chunks does what
-    ``news`` does: an iterator would cost as much as a third of waking him, a method a twentieth."""
+    """One caller's seat under an event loop. ``astream`` reads the log directly and inlines ``news``: compared with the
+    cost of waking the caller, an iterator would add a third and a method a twentieth."""
 
     __slots__ = ()
 

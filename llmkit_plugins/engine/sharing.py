@@ -1,4 +1,4 @@
-"""One upstream, many callers: which upstreams are under way, and who may join which."""
+"""One upstream, many callers: which upstreams are under way, and which calls may join them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from llmkit_plugins.steps import Share
 
 
 class Flights:
-    """What is under way, by key. Streamed and whole answers, each event loop, and threads are kept apart."""
+    """The flights under way, by key. Streamed and whole answers, threads, and each event loop are kept apart."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.lock = new_rlock()  # re-entrant: a stream that is collected as garbage leaves at any allocation
+        self.lock = new_rlock()  # re-entrant: any allocation may garbage-collect a stream, which then leaves
         self.joinable: dict[Key, Flight[Any]] = {}
         self.under_way: set[Flight[Any]] = set()
         self.joined = 0
-        """How many callers took a seat at a flight that another had started."""
+        """How many callers joined a flight that another had started."""
         in_child(self, Flights._land_elsewhere)
 
     def _land_elsewhere(self) -> None:
-        """This is a forked process: what was under way goes on in its parent alone."""
+        """Forget all flights in a forked process: they continue only in the parent."""
         self.joinable.clear()
         self.under_way.clear()
 
@@ -38,13 +38,13 @@ class Flights:
         return len(self.under_way)
 
     def join(self, share: Share, call: Call, source: Source[Any], copy: Copy) -> ThreadSeat | None:
-        """A seat in this thread at the flight for *share*, which starts from *source* if there is none; None: go
-        alone."""
+        """A seat in this thread at the flight for *share*, started from *source* if there is none; None: do not
+        share."""
         flight, _ = self._board((share.key, call.stream, None), share, call, ThreadFlight, source)
         return None if flight is None else ThreadSeat(flight, call, copy)
 
     def ajoin(self, share: Share, call: Call, source: Source[Awaitable[Any]], copy: Copy) -> TaskSeat | None:
-        """The same under the running event loop."""
+        """Like :meth:`join`, under the running event loop."""
         loop = asyncio.get_running_loop()
         flight, new = self._board((share.key, call.stream, loop), share, call, TaskFlight, source)
         if flight is None:
@@ -56,11 +56,11 @@ class Flights:
     def _board(
         self, key: Key, share: Share, call: Call, kind: Callable[..., AnyFlight], source: Source[Any]
     ) -> tuple[AnyFlight | None, bool]:
-        """The flight that *call* is on, and whether it is new; None: it goes alone. Under one key all are of one
+        """The flight that *call* boards (None: do not share), and whether it is new. All flights under a key are of one
         *kind*."""
-        if key in inside.get():  # a hook of this very upstream is calling: it would wait for itself
+        if key in inside.get():  # called by a hook of this same upstream: it would wait for itself
             return None, False
-        with self.lock:  # and not its ``acquire``, after which Ctrl-C could leave it held for ever
+        with self.lock:  # not ``acquire()``: a Ctrl-C right after it would leave the lock held
             flight: Any = self.joinable.get(key)
             new = flight is None or not flight.admits(share)
             if flight is None or new:
@@ -75,18 +75,18 @@ class Flights:
             return flight, new
 
     def seats(self) -> int:
-        """How many callers sit at what is under way."""
+        """How many callers have a seat at a flight under way."""
         with self.lock:
             return sum([flight.seats for flight in list(self.under_way)])
 
     def held_bytes(self) -> int:
-        """Bytes of the chunks of what is under way, by estimate."""
+        """Estimated bytes of the chunks of all flights under way."""
         with self.lock:
             return sum([flight.held_bytes() for flight in list(self.under_way)])
 
     def seal(self, key: Hashable) -> bool:
-        """Nobody joins the flights of *key* any more, and nobody is told when they land; who has a seat keeps it.
-        Whether there was one to join."""
+        """Close the flights of *key* to new callers and drop their ``landed`` callbacks; seats already taken remain.
+        Returns whether any could be joined."""
         with self.lock:
             for flight in list(self.under_way):
                 if flight.key[0] == key:
@@ -102,7 +102,7 @@ class Flights:
         return [task for task in mine if task is not None]
 
     def close(self) -> None:
-        """Stop every upstream; their callers get ``UpstreamLost``."""
+        """Stop every upstream; its callers get ``UpstreamLost``."""
         for flight in list(self.under_way):
             flight.land(UpstreamLost("the kit was closed"))
             flight.stop()

@@ -1,4 +1,4 @@
-"""What a chunk weighs, cheaply: an estimate that tells a kilobyte from a megabyte."""
+"""A cheap estimate of a chunk's size, good enough to tell a kilobyte from a megabyte."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from sys import getsizeof
 from typing import Any
 
 SAMPLED = 16
-"""Of many parts that are alike so many are weighed, and stand for the others."""
+"""In a larger collection, this many items are measured and stand for the rest."""
 
 MOST = 256
-"""Not more objects than these are looked at: a chunk may hold on to half of the process."""
+"""The most objects visited: a chunk may reference half of the process."""
 
 
 def size_of(value: Any) -> int:
     """Bytes that *value* takes in memory, with its items and attributes.
 
-    What only C code can see is not counted, and what is shared with others is: right to a few percent for texts,
-    numbers and plain data, and within a factor of three for the chunks of the frameworks. Takes 1 µs for a text, 10 to
-    50 µs for an object.
+    Memory that only C code can see is not counted; shared objects are. Accurate to a few percent for strings, numbers
+    and plain data, and within a factor of three for the frameworks' chunks. Takes 1 µs for a string, 10 to 50 µs for an
+    object.
     """
     total = 0.0
     seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""The stream of an attempt: opened up to its first word, paced, and closed."""
+"""The stream of an attempt: opened up to its first content, timed, and closed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def open_stream(call: Call, attempt: Attempt | None, backend: Backend, bugs: Bugs) -> Relay:
-    """Open a stream and read up to the first chunk that says something: until there failover is invisible."""
+    """Open a stream and read up to the first chunk with content: until then, failover is invisible."""
     source: Any = iter(backend.stream(call, attempt))
     if attempt is not None and attempt.on_chunk is not None:
         source = _overheard(source, partial(inform, bugs, attempt.on_chunk))
@@ -70,7 +70,7 @@ async def _aoverheard(source: AsyncIterator[Any], hear: Callable[[Any], object])
 
 
 class Paced:
-    """*source*, each next chunk within the time that is left."""
+    """*source*, with each chunk limited to the time left."""
 
     __slots__ = ("left", "source")
 
@@ -89,14 +89,14 @@ class Paced:
 
 
 def close(source: Any) -> None:
-    """Close *source* if it can be. It has said what it had to: a failure to close changes nothing."""
+    """Close *source* if it can be closed. Errors are ignored: it is no longer needed."""
     if (closes := getattr(source, "close", None)) is not None:
         with suppress(Exception):
             closes()
 
 
 async def aclose(source: Any) -> None:
-    """Close the async *source* if it can be."""
+    """Close the async *source* if it can be closed."""
     if (closes := getattr(source, "aclose", None)) is not None:
         with suppress(Exception):
             await closes()

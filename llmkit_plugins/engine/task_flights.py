@@ -1,4 +1,4 @@
-"""A shared upstream under asyncio: a task of its own."""
+"""A shared upstream under asyncio, in its own task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TaskFlight(Flight["asyncio.Future[None]"]):
-    """Runs as a task: whoever is cancelled, it is not. Its callers leave at their deadlines; it has none itself."""
+    """Runs as a task, so cancelling a caller does not cancel it. Callers leave at their deadlines; it has none."""
 
     __slots__ = ("loop", "source", "task")
     deadline: float | None = None
@@ -29,10 +29,10 @@ class TaskFlight(Flight["asyncio.Future[None]"]):
         self.source = source
 
     def depart(self) -> None:
-        """Start the task, outside the lock: an eager one runs at once.
+        """Start the task, outside the lock: an eager task runs immediately.
 
-        A task that is cancelled before its first step never gets to a ``try``: so it is given one that is there
-        already. (To have it call back when it is done costs a turn of the loop, a tenth of all.)
+        A task cancelled before its first step would never enter its ``try``, so the coroutine is advanced into it
+        beforehand. (A done callback would cost another turn of the loop, a tenth of the total.)
         """
         flying = self._fly()
         flying.send(None)
@@ -55,11 +55,11 @@ class TaskFlight(Flight["asyncio.Future[None]"]):
                 self.task.add_done_callback(_heard)
             raise
         finally:
-            self.task = None  # its error holds frames that hold this flight
+            self.task = None  # its error references frames that reference this flight
             self.wake()
 
     async def hear(self, chunks: AsyncIterable[Any]) -> None:
-        """Put all *chunks* into the log, and tell who waits of each."""
+        """Append all *chunks* to the log, waking the waiters for each."""
         log, waiting, wake = self.log, self.waiting, self.wake
         async for chunk in chunks:
             log.append(chunk)
@@ -69,19 +69,19 @@ class TaskFlight(Flight["asyncio.Future[None]"]):
                 self._heed()
 
     def _heed(self) -> None:
-        """Stop where what said so was lost: Python 3.11's ``wait_for``, in the clients below, loses a cancellation that
-        comes at the same moment as a chunk."""
+        """Stop if a cancellation was lost: Python 3.11's ``wait_for``, used by HTTP clients, swallows one that arrives
+        together with a chunk."""
         if self.task is not None and self.task.cancelling():
             raise asyncio.CancelledError
 
     def news(self) -> asyncio.Future[None]:
-        """To be awaited: something has happened."""
+        """A future that is done at the next chunk or the end."""
         news: asyncio.Future[None] = asyncio.Future(loop=self.loop)
         self.waiting.append(news)
         return news
 
     async def news_before(self, deadline: float) -> None:
-        """Wait until something has happened, at most until *deadline*."""
+        """Wait for :meth:`news`, at most until *deadline*."""
         try:
             async with asyncio.timeout(self.time_left(deadline)):
                 await self.news()
@@ -90,13 +90,13 @@ class TaskFlight(Flight["asyncio.Future[None]"]):
 
     def wake(self) -> None:
         waiting = self.waiting[:]
-        self.waiting.clear()  # the list itself stays: who reads puts his futures there
+        self.waiting.clear()  # keep the same list: readers hold a reference to it
         for future in waiting:
             if not future.done():
                 future.set_result(None)
 
     def stop(self) -> None:
-        with suppress(RuntimeError):  # the loop is closed, and its tasks with it
+        with suppress(RuntimeError):  # the loop is closed, and its tasks are gone
             self.loop.call_soon_threadsafe(self._abort)
 
     def _abort(self) -> None:
@@ -107,11 +107,11 @@ class TaskFlight(Flight["asyncio.Future[None]"]):
 
 @coroutine
 def _ready() -> Generator[None, None, None]:
-    """Here its task takes a coroutine over."""
+    """Suspend the coroutine here until its task takes over."""
     yield
 
 
 def _heard(task: asyncio.Task[None]) -> None:
-    """What ended *task* has been told to its callers: the loop need not complain."""
+    """Retrieve the error of *task*, which its callers have received, so that the loop does not log it."""
     if not task.cancelled():
         task.exception()

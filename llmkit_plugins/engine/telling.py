@@ -1,4 +1,4 @@
-"""Tells plugins how what they were asked about ended: at once, or later where the garbage collector ended it."""
+"""Tells plugins how a call or attempt ended: immediately, or later if the garbage collector ended it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def tell(plan: Plan, hooks: tuple[Hook, ...], heard: int, call: Call, story: Any) -> None:
-    """Tell each plugin that was asked how it ended; no bug and no Ctrl-C inside one keeps it from the others."""
+    """Call the post hook of each plugin that was asked, even if another one fails or is interrupted."""
     if _collecting and get_ident() in _collecting:
         _late_ends.append((plan, hooks, heard, call, story))
         return
@@ -36,7 +36,7 @@ def tell(plan: Plan, hooks: tuple[Hook, ...], heard: int, call: Call, story: Any
 
 
 def inform(bugs: Bugs, listeners: Iterable[Callable[..., object]], *facts: Any) -> None:
-    """Call what hooks left to be called on the way; a listener's bug is reported, and hurts nobody."""
+    """Call the *listeners* that hooks registered; a listener's bug is reported and affects nothing else."""
     for listener in listeners:
         try:
             listener(*facts)
@@ -44,8 +44,7 @@ def inform(bugs: Bugs, listeners: Iterable[Callable[..., object]], *facts: Any) 
             bugs.report(f"{getattr(listener, '__qualname__', listener)}", bug)
 
 
-# An end brought about by the garbage collector is told later: a hook of this very thread may be holding a lock right
-# now.
+# Ends caused by the garbage collector are reported later: a hook in the same thread may be holding a lock right now.
 _late_ends: deque[tuple[Plan, tuple[Hook, ...], int, Call, Any]] = deque()
 _collecting: set[int] = set()
 
@@ -58,7 +57,7 @@ gc.callbacks.append(_watch_collector)
 
 
 def settle() -> None:
-    """Tell the ends that the garbage collector brought about; threads may do so at once."""
+    """Report the ends that the garbage collector caused; several threads may do so concurrently."""
     while _late_ends and get_ident() not in _collecting:
         try:
             late = _late_ends.popleft()

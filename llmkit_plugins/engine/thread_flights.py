@@ -1,4 +1,4 @@
-"""A shared upstream in threads: whoever needs the next chunk pulls it."""
+"""A shared upstream in threads: the caller that needs the next chunk pulls it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _END: Any = object()
 
 
 class ThreadFlight(Flight[Lock]):
-    """Advances when somebody pulls, always in the context of the caller who started it.
+    """Advances when a caller pulls, always in the context of the caller that started it.
 
-    Whose turn it is pulls, and cannot leave before the chunk is there: so the upstream has the time of the most patient
-    who boarded. The others wait, each at a gate of his own: if they waited for the turn they would starve, since who
-    pulled takes it again at once. A gate is in place before its owner looks once more whether to wait, and the turn is
-    given back before gates are opened, so that no news passes between the two.
+    The caller holding the turn pulls, and cannot leave before the chunk arrives; so the upstream gets the latest
+    deadline of all that boarded. The others each wait at their own gate: waiting for the turn, they would starve, as
+    the puller takes it again immediately. A waiter adds its gate before checking again whether to wait, and the turn
+    is released before the gates are opened, so that no wakeup is lost.
     """
 
     __slots__ = ("chunks", "context", "deadline", "source", "turn")
@@ -45,11 +45,11 @@ class ThreadFlight(Flight[Lock]):
             self.deadline = None if call.deadline is None else max(self.deadline, call.deadline)
 
     def more(self, at: int, deadline: float | None) -> bool:
-        """Wait until chunk *at* is there, pulling if nobody does; False when there is none."""
+        """Wait until chunk *at* has arrived, pulling if nobody else is; False if there is none."""
         log, turn = self.log, self.turn
         while at == len(log):
             if self.over:
-                return at < len(log) or not self.ended()  # the last chunk may have come before the end, just now
+                return at < len(log) or not self.ended()  # the last chunk may have arrived just before the end
             if deadline is not None and self.flights.clock() >= deadline:
                 raise TimedOut("the call's deadline has passed while it shared an answer")
             if turn.acquire(False):  # noqa: FBT003 - half the price of the keyword, for each chunk
@@ -59,7 +59,7 @@ class ThreadFlight(Flight[Lock]):
         return True
 
     def _wait(self, at: int, deadline: float | None) -> None:
-        """Wait for news of chunk *at* from who pulls, at most until *deadline*."""
+        """Wait for the puller to get chunk *at*, at most until *deadline*."""
         gate = Lock()
         gate.acquire()
         self.waiting.append(gate)
@@ -68,7 +68,7 @@ class ThreadFlight(Flight[Lock]):
             gate.acquire(timeout=min(left, TIMEOUT_MAX))
 
     def _pull(self, at: int) -> None:
-        """Have chunk *at* said, or the whole answer, unless that happened before it was one's turn."""
+        """Get chunk *at*, or the whole answer, unless it arrived before this caller got the turn."""
         try:
             if at < len(self.log) or self.over:
                 pass
@@ -91,13 +91,13 @@ class ThreadFlight(Flight[Lock]):
                 self.stop()
 
     def wake(self) -> None:
-        with suppress(IndexError):  # somebody else is waking them, too
+        with suppress(IndexError):  # another thread is waking them too
             for _ in range(len(self.waiting)):
                 self.waiting.pop(0).release()
 
     def stop(self) -> None:
-        """Close the stream, if it is nobody's turn: who pulls comes here when he has given it back."""
+        """Close the stream if nobody holds the turn; otherwise the puller does so after releasing it."""
         if self.waiting:
             self.wake()
-        if self.chunks is not None and self.turn.acquire(blocking=False):  # and nobody's turn ever again
+        if self.chunks is not None and self.turn.acquire(blocking=False):  # and never release the turn
             self.context.run(self.chunks.close)

@@ -1,4 +1,4 @@
-"""How long the hooks take: measured in one call of many, by a second set of hooks, so that the others pay nothing."""
+"""Times the hooks in a sample of the calls, using a second set of hooks so that other calls pay nothing."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from llmkit_plugins.engine.telling import inform
 
 Steps = Generator[Any, Any, Any]
 Took = Callable[[str, str, float], Any]
-"""Told of a plugin, its hook, and seconds."""
+"""Called with a plugin, its hook, and seconds."""
 
 
 class HookTimer:
-    """Tells *took* what the hooks cost in one call of *every*. What a hook waits for is not counted."""
+    """Reports to *took* how long the hooks take in one of *every* calls, not counting the time they wait."""
 
     def __init__(self, took: Took, every: int, stopwatch: Clock = time.perf_counter) -> None:
         self._took, self._every, self._stopwatch = took, every, stopwatch
         self._calls = count(1)
 
     def due(self) -> bool:
-        """Whether the call that begins now is one to be timed."""
+        """Whether the call that is starting should be timed."""
         return next(self._calls) % self._every == 0
 
     def timed(self, plan: Plan) -> Plan:
@@ -63,7 +63,7 @@ class HookTimer:
 
 
 def _watched_steps(steps: Steps, told: Callable[[float], Any], stopwatch: Clock) -> Steps:
-    """*steps*, with the time they took between any two of them."""
+    """*steps*, timed; the time spent performing each step is not counted."""
     seconds = 0.0
     resume: Callable[[Any], Any] = steps.send
     value: Any = None
@@ -84,5 +84,5 @@ def _watched_steps(steps: Steps, told: Callable[[float], Any], stopwatch: Clock)
     except StopIteration as end:
         return end.value
     finally:
-        del value  # an error that is kept would keep this frame
+        del value  # a retained error would keep this frame alive
         told(seconds)
