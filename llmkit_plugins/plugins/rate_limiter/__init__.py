@@ -3,15 +3,15 @@
 Where to find what, from the outside in:
 
 - ``plugin``: the hooks; ``config``: the settings; ``limits``: what a user writes as a limit.
-- ``limiter``: the algorithm's face. ``phases`` picks the limits that are charged now, ``plans`` those that a call is
-  subject to, each a ``levels.Level`` with a ``keyed`` table of states; ``demand`` says how much the call needs,
-  by ``estimate``.
-- ``admission``: take it all or nothing, then refuse, wait or pass. ``unrolled`` is that taking, written out so that it
-  is atomic (``atomic`` says why it is); ``bucket`` and ``rate`` are the same arithmetic for one bucket by itself.
+- ``limiter``: the algorithm's interface. ``phases`` picks the limits that are charged now, ``plans`` those that apply
+  to a call, each a ``levels.Level`` with a ``keyed`` table of states; ``demand`` says how much the call needs, using
+  ``estimate``.
+- ``admission``: take all or nothing, then refuse, wait or let pass. ``unrolled`` does the taking, in straight-line code
+  so that it is atomic (``atomic`` explains why); ``bucket`` and ``rate`` are the same arithmetic for a single bucket.
 - ``ticket``: what a call has taken, until it is settled or given back. ``queueing`` and ``turns``: its place in line;
-  ``waiting``: who really sleeps.
-- ``adaptive``: what a provider allows, by its ``headers`` and, where it only refuses, by ``aimd``. ``shared``: the
-  part that is kept in a store for all processes.
+  ``waiting``: the actual sleeping.
+- ``adaptive``: what a provider allows, according to its ``headers`` or, if it only refuses, to ``aimd``. ``shared``:
+  the part kept in a store for all processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What providers say about their own limits, and what their refusals say where they say nothing."""
+"""The limits that providers report, or that are inferred from their refusals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmkit_plugins.plugins.rate_limiter.headers import Said, said_of
 from llmkit_plugins.plugins.rate_limiter.rate import FULL, Rate
 
 MAX_HOLD_SECONDS = 3600.0
-"""The longest that a provider is believed when it says to stay away."""
+"""The longest that a provider's demand to stay away is respected."""
 
 _WINDOW_SECONDS = 10.0
 _MAX_TARGETS = 10_000
@@ -20,7 +20,7 @@ Sent = tuple[float, float, float]
 
 
 class Allowance:
-    """What a provider has said that it admits, of requests or of tokens: GCRA with one float of state."""
+    """The requests or tokens that a provider says it admits: GCRA with one float of state."""
 
     __slots__ = ("full_at", "rate")
 
@@ -29,27 +29,27 @@ class Allowance:
         self.full_at = FULL
 
     def step(self, amount: float) -> float:
-        """The seconds that *amount* takes to come back; more than all there can ever be is not asked for."""
+        """Seconds until *amount* is replenished, capped at a full bucket."""
         return min(amount * self.rate.interval, self.rate.fill)
 
     def wait(self, amount: float, now: float) -> float:
-        """Seconds until *amount* is there."""
+        """Seconds until *amount* is available."""
         ahead = max(self.full_at - now, 0.0) + self.step(amount)
         return ahead - self.rate.fill if ahead > self.rate.depth else 0.0
 
     def take(self, amount: float, now: float) -> None:
-        """Take *amount*, even what is not there yet."""
+        """Take *amount*, even if not yet available."""
         self.full_at = max(self.full_at, now) + self.step(amount)
 
     def give_back(self, amount: float) -> None:
-        """It was not taken after all."""
+        """Return *amount*, which was not used after all."""
         self.full_at -= self.step(amount)
 
 
 class TargetPace:
-    """What one target's provider admits: what it says it admits, how long it said to stay away, and its pace.
+    """What one target's provider admits: its reported limits, its Retry-After, and the pace learned from refusals.
 
-    Not safe against threads: hold a lock.
+    Not thread-safe: hold a lock.
     """
 
     __slots__ = (
@@ -77,9 +77,9 @@ class TargetPace:
         self._heard_at = self._hold_until = FULL
         self._pace = Pace()
         self.free = True
-        """Whether nothing is known that could keep anybody waiting."""
+        """True if nothing known could make anybody wait."""
         self.counts_tokens = False
-        """Whether the provider has said how many tokens it admits."""
+        """Whether the provider has reported a token limit."""
 
     def wait(self, tokens: float) -> float:
         """Seconds until a request of *tokens* would be admitted, as far as is known."""
@@ -106,7 +106,7 @@ class TargetPace:
         return now, self._requests, self._tokens
 
     def take_back(self, tokens: float) -> None:
-        """Such a request was not sent after all."""
+        """Uncount a request of *tokens* that was not sent after all."""
         self._requests -= 1.0
         self._tokens -= tokens
         self._pace.sent(self._clock(), -1.0)
@@ -116,9 +116,9 @@ class TargetPace:
     def answered(
         self, sent: Sent, headers: Mapping[str, str], at: float, *, refused: bool, retry_after: float | None
     ) -> None:
-        """The response to what was *sent* came *at* a time, with these *headers*.
+        """Take account of the response to *sent*, which arrived at time *at* with these *headers*.
 
-        *refused* where it was by the provider's own limits, which asked to stay away for *retry_after* seconds.
+        *refused*: the provider's own limits refused it; *retry_after*: seconds it asked to wait.
         """
         now = self._clock()
         for said in said_of(headers) if at >= self._heard_at else ():
@@ -133,11 +133,11 @@ class TargetPace:
             self.free = False
 
     def _hear(self, said: Said, at: float, sent: Sent) -> None:
-        """Make what was said the state of an allowance.
+        """Update an allowance from what the provider reported.
 
-        Providers in this field fill their buckets continuously, and what they call reset is when the bucket is full
-        (OpenAI, Anthropic, Groq): that is GCRA's state itself, and the rate follows from it. Where the limit is not
-        named, it is the most that was ever left; and with nothing left, nothing is sent until the reset.
+        LLM providers (OpenAI, Anthropic, Groq) refill their buckets continuously and report as reset the time until
+        the bucket is full: that is GCRA's state itself, and the rate follows from it. If no limit is reported, the most
+        ever left is used; and if nothing is left then, nothing is sent until the reset.
         """
         allowance = self._allowed.get(said.meter)
         full = said.limit or max(self._most.get(said.meter, 0.0), said.left)
@@ -163,13 +163,13 @@ class TargetPace:
         self.free = False
 
     def _hold(self, until: float) -> None:
-        """Nothing is admitted *until* then; where several say, the longest."""
+        """Admit nothing before *until*; an earlier hold is only ever extended."""
         self._hold_until = max(self._hold_until, min(until, self._clock() + MAX_HOLD_SECONDS))
         self.free = False
 
 
 class Paces(dict[str, TargetPace]):
-    """The pace of each target, made when it is first needed; the oldest are forgotten where there are too many."""
+    """The pace of each target, created on first use; the oldest are dropped if there are too many."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -1,5 +1,4 @@
-"""What becomes of a ticket: everything it needs is taken, or nothing is, and it is refused, waits or passes all the
-same."""
+"""Admits tickets: takes everything a ticket needs, or nothing, in which case it is refused, waits, or passes anyway."""
 
 from __future__ import annotations
 
@@ -18,11 +17,11 @@ from llmkit_plugins.plugins.rate_limiter.unrolled import Admit
 OnLimit = Literal["reject", "wait", "shadow"]
 
 PROVIDER_LIMIT = "the provider's own limit"
-"""The name of the limit that is learned from a target's provider."""
+"""The name of a limit learned from a target's provider."""
 
 
 class Admission:
-    """Takes what tickets need from their levels, and does with the others as *on_limit* says."""
+    """Takes what tickets need from their levels; if there is too little, *on_limit* decides."""
 
     def __init__(self, books: Books, levels: Sequence[Level], on_limit: OnLimit) -> None:
         self._books, self._on_limit = books, on_limit
@@ -30,14 +29,14 @@ class Admission:
         self._nothing = Plan((), books.clock, books.lock)
 
     def take(self, ticket: Ticket, patience: float) -> Ticket:
-        """The *ticket*, having taken what it needs or a place in line for at most *patience* seconds. Raises
+        """Return *ticket* once it has taken what it needs, or a place in line for at most *patience* seconds. Raises
         ``RateLimited``."""
         while not self._take_now(ticket):
             if self._on_limit == "wait" and self._queue(ticket, patience):
                 return ticket
             over = self.over(ticket)
             if over is None:
-                continue  # somebody gave something back meanwhile
+                continue  # something was given back in the meantime
             self.count(over)
             if self._on_limit != "shadow":
                 raise over
@@ -45,8 +44,7 @@ class Admission:
         return ticket
 
     def at_once(self, ticket: Ticket, admit: Admit, known: Known) -> bool:
-        """Whether a *ticket* without keys has found them, and taken what it needs, in one step; where not, look
-        closer."""
+        """Find the keys of *ticket* and take what it needs, in one step; False means that the slow path must decide."""
         pace = ticket.pace
         if pace is None or pace.free:
             return self._sent(ticket, admit(known, *ticket.charged) if ticket.plan.metered else admit(known))
@@ -54,20 +52,20 @@ class Admission:
             return not pace.wait(ticket.expected_tokens) and self._sent(ticket, admit(known, *ticket.charged))
 
     def charge(self, ticket: Ticket) -> Keys | None:
-        """Take from every level, or from none: the keys under which it was taken, or None."""
+        """Take from every level or from none; returns the keys under which it was taken, or None."""
         plan, books = ticket.plan, self._books
         if not plan.levels:
             return ()
         if not plan.permits:
             return None if plan.all.take(ticket) is None else ticket.keys
-        books.lease(ticket, books.clock())  # before the permits are taken, so that none can be lost
+        books.lease(ticket, books.clock())  # before taking the permits, so that none can be lost
         if plan.all.take(ticket) is None and not (books.reclaim() and plan.all.take(ticket) is not None):
             books.leases.pop(ticket, None)
             return None
         return ticket.keys
 
     def over(self, ticket: Ticket) -> RateLimited | None:
-        """The refusal that *ticket* would meet now: that with the longest wait."""
+        """The refusal with the longest wait that *ticket* would get now, if any."""
         plan, pace, books = ticket.plan, ticket.pace, self._books
         worst = plan.worst(ticket.keys, ticket.charged, books.clock())
         delay = self.delay(pace, ticket.expected_tokens)
@@ -79,14 +77,14 @@ class Admission:
         return RateLimited(plan.levels[number].name, shown(ticket.keys[number]), seconds)
 
     def delay(self, pace: TargetPace | None, tokens: float) -> float:
-        """Seconds until the provider admits *tokens* more, as far as is known."""
+        """Seconds until the provider admits another request of *tokens*, as far as is known."""
         if pace is None or pace.free:
             return 0.0
         with self._books.lock:
             return pace.wait(tokens)
 
     def count(self, over: RateLimited) -> None:
-        """One more refusal."""
+        """Count a refusal at its limit."""
         level = self._levels.get(over.limit)
         if level is not None:
             level.refused += 1
@@ -99,7 +97,7 @@ class Admission:
             return not pace.wait(ticket.expected_tokens) and self._sent(ticket, self.charge(ticket))
 
     def _sent(self, ticket: Ticket, keys: Keys | None) -> bool:
-        """Count a ticket that has taken what it needs, under *keys*, as sent to its target."""
+        """If *keys* say that *ticket* took what it needs, count it as sent to its target; returns whether it did."""
         if keys is None:
             return False
         ticket.keys = keys
@@ -108,7 +106,7 @@ class Admission:
         return True
 
     def _queue(self, ticket: Ticket, patience: float) -> bool:
-        """Join the lines; False where it would take too long."""
+        """Join the lines; False if the wait would be too long."""
         pace, books = ticket.pace, self._books
         with books.lock:
             delay = 0.0 if pace is None else pace.wait(ticket.expected_tokens)
@@ -124,7 +122,7 @@ class Admission:
         return True
 
     def _untaken(self, ticket: Ticket, over: RateLimited) -> Ticket:
-        """A ticket that has taken nothing, for a call that goes on all the same."""
+        """A ticket that has taken nothing, for a call that proceeds anyway."""
         free = Ticket(self._books, self._nothing, (), (), ticket.pace, ticket.amounts)
         free.over = over
         if free.pace is not None:

@@ -1,25 +1,25 @@
-"""How fast to send to a provider that refuses without saying how fast it may be."""
+"""How fast to send to a provider that refuses requests without reporting its limits."""
 
 from __future__ import annotations
 
 from llmkit_plugins.plugins.rate_limiter.rate import FULL
 
 DECREASE = 0.5
-"""What a refusal leaves of the pace."""
+"""The factor by which a refusal reduces the pace."""
 RECOVERY_SECONDS = 60.0
-"""How long the pace takes to gain what it was before the refusal."""
+"""How long the pace takes to increase by its value before the refusal."""
 MIN_PACE = 0.5
-"""Requests a second that remain, whatever a provider refuses."""
+"""The slowest pace in requests a second, however often the provider refuses."""
 
 
 class Pace:
     """Requests a second, by additive increase and multiplicative decrease (Chiu and Jain 1989).
 
-    Free until the provider refuses. Then half of what was being sent, growing by as much a minute as was sent before
-    the refusal, and free again at twice that. Refusals of what was sent before the last decrease say nothing new.
+    Unlimited until the provider refuses. The pace is then half the sending rate before the refusal, grows by that rate
+    per minute, and is lifted at twice that rate. Refusals of requests sent before the last decrease are ignored.
 
-    Whoever was refused first, or was told when to come back, may try again as if alone: his client does so by itself,
-    and held here he would lose a retry that the provider answers. Who is refused again keeps the pace like the others.
+    The first caller refused, or one told when to come back, may retry regardless: its client does so anyway, and if
+    held here it would lose a retry that the provider answers. If refused again, it keeps the pace like the others.
     """
 
     __slots__ = ("_ceiling", "_full_at", "_pace", "_since", "_slope")
@@ -30,7 +30,7 @@ class Pace:
         self._full_at = FULL
 
     def now(self, now: float) -> float | None:
-        """Requests a second; None: as many as you like."""
+        """Requests a second; None: unlimited."""
         if self._pace is None:
             return None
         pace = self._pace + self._slope * (now - self._since)
@@ -40,15 +40,15 @@ class Pace:
         return pace
 
     def sent(self, now: float, count: float = 1.0) -> None:
-        """A request is sent; with a *count* of -1, it was not sent after all."""
+        """Count a request as sent; a *count* of -1 takes it back."""
         pace = self.now(now)
         if pace is not None:
             self._full_at = max(self._full_at, now) + count / pace
 
     def refused(self, now: float, sent: float, sending: float, *, told: bool) -> None:
-        """The provider refused a request that was sent at *sent*, while *sending* requests a second were sent.
+        """Slow down: the provider refused a request sent at time *sent*, at a rate of *sending* requests a second.
 
-        It was *told* or not when to come back.
+        *told*: the provider said when to come back.
         """
         pace = self.now(now)
         if pace is not None and sent < self._since:
@@ -60,6 +60,6 @@ class Pace:
         self._full_at = now + ahead / self._pace
 
     def wait(self, now: float) -> float:
-        """Seconds until another request keeps the pace, of which it may be one ahead."""
+        """Seconds until another request keeps the pace, allowing one request ahead of it."""
         pace = self.now(now)
         return 0.0 if pace is None else max(0.0, self._full_at - now - 1.0 / pace)

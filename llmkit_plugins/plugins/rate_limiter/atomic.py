@@ -1,13 +1,13 @@
-"""Where a few lines are atomic by themselves, and a lock where they are not.
+"""Code that is atomic without a lock where the interpreter allows it, and with one elsewhere.
 
-CPython with a GIL hands over to another thread only at calls, backward jumps and function entries. Where there is
-none of these between reading a state and writing it, nobody else can come between, and a lock would only cost time:
-170 ns of the 150 that a check may take, and 150 µs at the 99.9th percentile with four threads. The tests disassemble
-every such function and race it.
+CPython with a GIL switches threads only at calls, backward jumps and function entries. If there are none between
+reading a state and writing it, no other thread can intervene, and a lock would only cost time: 170 ns of the 150 that a
+check may take, and 150 µs at the 99.9th percentile with four threads. The tests disassemble every such function and
+race it.
 
-That does not hold on other interpreters, without the GIL, and while a trace function written in Python runs between
-any two lines. What is built then is built with a lock. A tracer that is set later finds objects that are there
-already without one: a debugger may see a limit exceeded by as many calls as there are threads.
+This does not hold on other interpreters, without the GIL, or while a trace function written in Python runs between any
+two lines. Objects built then have a lock. Objects built before a tracer is set do not: under a debugger, a limit may be
+exceeded by as many calls as there are threads.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _TOOLS = range(6)
-"""The ids that ``sys.monitoring`` knows."""
+"""The tool ids of ``sys.monitoring``."""
 
 _guarded: dict[type, type] = {}
 
 
 def lock_free() -> bool:
-    """Whether lines without a call or a backward jump are atomic here and now."""
+    """Whether code without calls and backward jumps is atomic in this process now."""
     gil: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
     return sys.implementation.name == "cpython" and gil() and not _traced()
 
@@ -42,13 +42,13 @@ def _traced() -> bool:
 
 
 def _runs_python(tracer: Any) -> bool:
-    """Coverage's usual tracer is C and runs none; what it sets for new threads only puts that one in place."""
+    """Whether *tracer* runs Python. Coverage's does not: it is C, and its hook for new threads only installs it."""
     coverage = type(tracer).__name__ == "CTracer" or getattr(tracer, "__module__", None) == "coverage.collector"
     return tracer is not None and not coverage
 
 
 def atomic(function: F, lock: Any) -> F:
-    """*function*, whose lines are atomic by themselves where they can be; elsewhere it holds *lock*."""
+    """*function* itself if it is atomic without a lock; otherwise a wrapper that holds *lock*."""
     if lock_free():
         return function
 

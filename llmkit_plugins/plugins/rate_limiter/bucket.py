@@ -1,4 +1,4 @@
-"""One token bucket, by itself: GCRA with one float of state."""
+"""A single token bucket: GCRA with one float of state."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class TokenBucket:
 
     def check_and_consume(self, cost: float = 1.0) -> bool:
         """Take *cost* if available. Raises ``ConfigError`` if *cost* is not a number from 0 to the burst."""
-        # Hot: the clock is half of it. An idle bucket needs no arithmetic but the write.
+        # Hot path: half of it is the clock. An idle bucket needs no arithmetic except for the write.
         clock = self.clock
         rule = self.rule
         if cost < 0.0:

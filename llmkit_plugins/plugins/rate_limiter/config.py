@@ -1,4 +1,4 @@
-"""What can be set."""
+"""The settings of the rate limiter."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RateLimiterConfig(Settings):
         try:
             from llmkit_plugins.stores.redis import place_of
         except ImportError as missing:
-            # what is wrong with a private value is not told, only what would be right
+            # the error for a private value says only what would be right
             needed = "redis has to be installed: pip install 'llmkit-plugins[redis]'"
             raise ConfigError("redis is not installed", right=needed) from missing
         try:

@@ -1,4 +1,4 @@
-"""Tickets that have taken nothing yet: what a call is expected, or known, to need from the levels of a plan."""
+"""Tickets that have taken nothing yet, with the expected or known demand of a call at each level of a plan."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from llmkit_plugins.tokens import max_output_tokens, measured_prompt
 def expected(
     books: Books, plan: Plan, keys: Keys, pace: TargetPace | None, call: Call, target: Target | None
 ) -> Ticket:
-    """What *call* is expected to use, at *target* if one is chosen.
+    """A ticket for what *call* is expected to use, at *target* if one is chosen.
 
-    More than a whole burst is not expected of anybody: a limit that the estimate exceeds is then used up, or in debt.
+    An estimate is capped at a whole burst: a call that needs more than a limit can hold uses it up or leaves a debt.
     """
     amounts = foreseen(books, plan, call, target)
     learn_as = call.model if target is None else target.model, measured_prompt(call)
@@ -26,8 +26,8 @@ def expected(
 
 
 def foreseen(books: Books, plan: Plan, call: Call, target: Target | None) -> dict[str, float]:
-    """The tokens that *call* is expected to use, and where they are counted the dollars, by the prices of the
-    *target* if there are any."""
+    """The tokens that *call* is expected to use and, if a limit counts them, the dollars, at the prices of *target* if
+    it has any."""
     model = call.model if target is None else target.model
     sent, answered = books.estimator.tokens(model, measured_prompt(call), max_output_tokens(call.params))
     cost = 0.0
@@ -38,7 +38,7 @@ def foreseen(books: Books, plan: Plan, call: Call, target: Target | None) -> dic
 
 
 def exactly(books: Books, plan: Plan, keys: Keys, amounts: Mapping[str, float], pace: TargetPace | None) -> Ticket:
-    """Known *amounts*. Raises ``RateLimited`` where a limit can never admit them."""
+    """A ticket for known *amounts*. Raises ``RateLimited`` if a limit can never admit them."""
     if not plan.metered:
         return Ticket(books, plan, keys, plan.ones, pace)
     for name, amount in amounts.items():

@@ -1,4 +1,4 @@
-"""How many tokens a call will take, before it is made: learned from what calls really took."""
+"""Estimates the tokens a call will use, learning from what earlier calls used."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _OUTPUT_PROBABILITY = 0.9
 _FIRST_MARGIN = 1.5
 _SMALLEST_GAIN = 0.07
 _SETTLED = 1.0 / _SMALLEST_GAIN**2
-"""How many values until the gain is that small."""
+"""Values seen until the gain is down to the smallest."""
 _MAX_MODELS = 1000
 
 
 class Quantile:
     """A running quantile in two numbers: a stochastic approximation (Robbins and Monro 1951) on the logarithm.
 
-    Each value above the estimate raises it, each below lowers it, by shares that balance at the quantile. The shares
-    shrink with the number of values seen, but not below some percent, so that it goes on following. *value* is the
-    guess until the first value is seen.
+    A value above the estimate raises it and one below lowers it, by factors that balance at the quantile. The factors
+    shrink as more values are seen, but not below a few percent, so that it keeps adapting. *value* is the guess until
+    the first value is seen.
     """
 
     __slots__ = ("_down", "_up", "probability", "seen", "value")
@@ -32,7 +32,7 @@ class Quantile:
         self._up, self._down = self._factors(_SMALLEST_GAIN)
 
     def learn(self, value: float) -> None:
-        """One more *value*, above 0."""
+        """Learn from another *value*, which is above 0."""
         self.seen += 1
         if self.seen == 1:
             self.value = value * _FIRST_MARGIN
@@ -41,12 +41,12 @@ class Quantile:
         self.value *= up if value > self.value else down
 
     def _factors(self, gain: float) -> tuple[float, float]:
-        """What a value above the estimate, and one below, make of it."""
+        """The factors applied for a value above the estimate, and for one below."""
         return exp(gain * self.probability), exp(gain * (self.probability - 1.0))
 
 
 class Profile:
-    """What is known of one model."""
+    """What has been learned about one model."""
 
     __slots__ = ("chars", "output", "priced_tokens", "tokens", "usd")
 
@@ -58,7 +58,7 @@ class Profile:
         self.priced_tokens = 0.0
 
     def learn(self, chars: int, input_tokens: float | None, output_tokens: float | None) -> None:
-        """What one answered call took."""
+        """Learn from what one answered call used."""
         if input_tokens and chars:
             self.chars += chars
             self.tokens += input_tokens
@@ -69,16 +69,16 @@ class Profile:
             self.output.learn(output_tokens)
 
     def learn_cost(self, tokens: float, usd: float) -> None:
-        """What *tokens* cost."""
+        """Learn that *tokens* cost *usd*."""
         self.priced_tokens = self.priced_tokens * 0.95 + tokens
         self.usd = self.usd * 0.95 + usd
 
 
 class Estimator:
-    """Expects tokens and cost per model. A model not seen before is expected to be like all the others.
+    """Estimates tokens and cost per model. A model not seen before is assumed to be like all the others.
 
-    The prompt counts by its characters, times the ratio of tokens to characters learned so far; the answer by the
-    quantile that nine in ten answers stay below, or ``max_tokens`` where that is less.
+    The prompt's estimate is its characters times the ratio of tokens to characters learned so far; the answer's is the
+    90th percentile of answers, or ``max_tokens`` if that is less.
     """
 
     def __init__(self) -> None:
@@ -92,18 +92,18 @@ class Estimator:
         return chars * known.tokens / known.chars, output if max_tokens is None else min(output, max_tokens)
 
     def cost(self, model: str | None, tokens: float) -> float:
-        """Expected US dollars for *tokens*; nothing until a cost was seen."""
+        """Expected US dollars for *tokens*; 0.0 until a cost has been seen."""
         known = self._models.get(model or "", self._all)
         known = known if known.priced_tokens else self._all
         return tokens * known.usd / known.priced_tokens if known.priced_tokens else 0.0
 
     def learn(self, model: str | None, chars: int, input_tokens: float | None, output_tokens: float | None) -> None:
-        """What one answered call took, as far as it is known."""
+        """Learn from what one answered call used, as far as that is known."""
         for profile in self._both(model):
             profile.learn(chars, input_tokens, output_tokens)
 
     def learn_cost(self, model: str | None, tokens: float, usd: float) -> None:
-        """What *tokens* cost in US dollars."""
+        """Learn that *tokens* cost *usd* US dollars."""
         if tokens > 0:
             for profile in self._both(model):
                 profile.learn_cost(tokens, usd)

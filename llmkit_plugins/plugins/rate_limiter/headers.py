@@ -1,4 +1,4 @@
-"""What response headers say of a provider's own limits."""
+"""A provider's own limits, as its response headers report them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmkit_plugins.header_times import UNIX_TIME, duration, unix_seconds
 
 
 class _Names(NamedTuple):
-    """What the headers that speak of one meter are called."""
+    """The names of the headers for one meter."""
 
     left: str
     limit: str
@@ -29,26 +29,26 @@ def _ways(meter: str) -> list[_Names]:
 
 
 _date = lru_cache(maxsize=64)(parsedate_to_datetime)
-"""Of a second's responses all have the same."""
+"""Cached: all responses of the same second have the same date."""
 
 _METERS = [(meter, _ways(meter)) for meter in ("requests", "tokens")]
 
 
 class Said(NamedTuple):
-    """What is left of one thing that a provider counts."""
+    """What is left of one of the things that a provider counts."""
 
     meter: str
     """``requests`` or ``tokens``."""
     left: float
     limit: float | None
-    """How much there is when nothing was used; None: not said."""
+    """How much there is when nothing has been used; None: not reported."""
     reset: float
-    """Seconds until it is so again."""
+    """Seconds until it is full again."""
 
 
 def said_of(headers: Mapping[str, str]) -> list[Said]:
-    """What *headers*, their names in lower case, say in the ways of OpenAI and Anthropic, handed on by LiteLLM or
-    not."""
+    """What *headers* (names in lower case) report, in the formats of OpenAI and Anthropic, with or without LiteLLM's
+    prefix."""
     said = []
     for meter, ways in _METERS:
         for names in ways:
@@ -72,8 +72,8 @@ def _number(text: str | None) -> float | None:
 
 
 def _seconds(text: str | None, date: str | None) -> float | None:
-    """A number of seconds, a duration such as ``6m0s``, or a moment, which counts from the *date* of the response; None
-    where it is none of them, or decades away."""
+    """Seconds from a number, a duration such as ``6m0s``, or a point in time, relative to the *date* of the response;
+    None if *text* is none of these or is decades away."""
     if text is None:
         return None
     if (seconds := duration(text)) is not None:

@@ -1,4 +1,4 @@
-"""State by key, bounded: what is not there is full, so what is full need not be there."""
+"""Bounded state by key. A missing key counts as full, so full ones need not be stored."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from llmkit_plugins.errors import ConfigError
 from llmkit_plugins.plugins.rate_limiter.rate import FULL
 
 OTHERS = "(others)"
-"""The key that keys share for which there is no room."""
+"""The key shared by all keys for which there is no room."""
 
 _TURN_AT = 1024
-"""Below this many keys it is not worth looking for some to forget."""
+"""Below this many keys it is not worth looking for keys to forget."""
 
 
 class Table:
-    """The states of at most *max_keys* keys. A state at or below the base (now, or no permit in use) is that of a new
-    key.
+    """The states of at most *max_keys* keys. A state at or below the base (now, or no permit in use) equals that of a
+    new key.
 
-    Two generations, so that forgetting costs nothing where it is hot: a hit reads and writes ``young``, a plain dict,
-    without a lock. For each new key two of the old ones are looked at: those still in use move over, the others are
-    forgotten, and when none is left the generations turn. So there are never much more keys than are in use, and no
-    pause. Beyond *max_keys* in use, new ones share one state, which is too strict rather than too lax.
+    There are two generations, so that forgetting costs nothing on the hot path: a hit reads and writes ``young``, a
+    plain dict, without a lock. Each new key examines two old ones: if still in use they move to ``young``, otherwise
+    they are forgotten; once none are left, the generations rotate. So there are never many more keys than are in use,
+    and no pauses. Beyond *max_keys* in use, new keys share one state, which is too strict rather than too lax.
     """
 
     __slots__ = ("_lock", "_max_keys", "_old", "young")
@@ -38,7 +38,7 @@ class Table:
         return len(self.young) + len(self._old)
 
     def adopt(self, key: Hashable, base: float) -> Hashable:
-        """See to it that *key* is young; returns the key it is counted under. Adopted by all threads alike."""
+        """Make sure that *key* is in ``young``; returns the key it is counted under, the same for all threads."""
         with self._lock:
             if key in self.young:
                 return key
@@ -51,7 +51,7 @@ class Table:
             return key
 
     def state(self, key: Hashable) -> float:
-        """The state of *key*, which need not be here."""
+        """The state of *key*, even if it is not stored."""
         state = self.young.get(key)
         if state is not None:
             return state
@@ -59,14 +59,14 @@ class Table:
             return self.young[key] if key in self.young else self._old.get(key, FULL)
 
     def shift(self, key: Hashable, step: float, base: float) -> None:
-        """Charge *step* more to *key*; give back where it is negative. A debt may result."""
+        """Charge *step* to *key*, or give it back if negative. A debt may result."""
         with self._lock:
             if step <= 0.0 and self.state(key) <= base:
-                return  # it is full, and perhaps forgotten: what is given back must not become that of others
+                return  # full, perhaps forgotten: what is given back must not go to other keys
             self._shift(key if key in self.young else self.adopt(key, base), step, base)
 
     def _shift(self, key: Hashable, step: float, base: float) -> None:
-        # Those who take do not hold the lock: nothing may come between reading and writing.
+        # Takers do not hold the lock: no thread switch may occur between the read and the write.
         young = self.young
         state = young[key]
         if state < base:

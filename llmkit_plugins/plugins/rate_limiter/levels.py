@@ -1,4 +1,4 @@
-"""The limits as the algorithm sees them: one level for each thing that a limit counts."""
+"""The limits as the algorithm sees them: one level for each meter of a limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIRST_GUESS_SECONDS = 1.0
 
 
 class Level:
-    """One number to stay below: one meter of one limit, with its keys and what has happened at it."""
+    """One meter of one limit, with its keys and statistics."""
 
     __slots__ = (
         "depth",
@@ -43,34 +43,33 @@ class Level:
         self.waited_seconds = 0.0
 
     def base(self, now: float) -> float:
-        """What states are counted from: now, and 0 for permits."""
+        """The origin of states: *now* for rates, 0 for permits."""
         return now if self.timed else 0.0
 
     def excess(self, state: float, now: float) -> float:
-        """Seconds until *state*, the charge included, is one that the level admits; 0.0 if it is."""
+        """Seconds until the level admits *state*, which includes the charge; 0.0 if it does now."""
         ahead = state - self.base(now)
         return 0.0 if ahead <= self.depth else self._seconds(ahead)
 
     def shortage(self, key: Hashable, step: float, now: float) -> float:
-        """Seconds until *step* more would be admitted for *key*; 0.0 if it would be now (decided as the unrolled form
-        does)."""
+        """Seconds until another *step* would be admitted for *key*; 0.0 if it would be now (decided as in the unrolled
+        code)."""
         ahead = max(self.table.state(key) - self.base(now), 0.0)
         return 0.0 if ahead <= self.depth - step else self._seconds(ahead + step)
 
     def _seconds(self, ahead: float) -> float:
-        """The wait until *ahead* has come down to what the level holds: for permits a guess, by how long they are
-        held."""
+        """The wait until *ahead* is down to what the level holds; for permits a guess from how long they are held."""
         return max(ahead - self.fill if self.timed else self.held_seconds / self.fill, HALF_ULP)
 
     def charge(self, key: Hashable, step: float, now: float) -> None:
-        """Charge *step* more, or give it back where it is negative. Those who wait are moved back, or up."""
+        """Charge *step*, or give it back if negative. Waiters move back or up accordingly."""
         self.table.shift(key, step, self.base(now))
         line = self.lines.get(key)
         if line is not None and step > 0.0:
             line.debts += step
 
     def line(self, key: Hashable, now: float) -> Line:
-        """Those who wait for *key*, without those whose turn has come though they have not looked yet."""
+        """The line for *key*, after removing waiters whose turn has come but who have not looked yet."""
         line = self.lines.setdefault(key, Line())
         while (first := line.first()) is not None and not self.excess(first.promised, now):
             first.leave()
@@ -88,5 +87,5 @@ def levels_of(limit: Limit, max_keys: int, lock: Any) -> list[Level]:
 
 
 def shown(key: Hashable) -> str:
-    """*key* as errors and logs name it."""
+    """*key* as shown in errors and logs."""
     return "/".join(map(str, key)) if isinstance(key, tuple) else str(key)

@@ -1,4 +1,4 @@
-"""Any number of limits at once: all of them admit a call, or nothing is taken."""
+"""Any number of limits at once: either all admit a call, or nothing is taken."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class RateLimiter:
     """Take one request, and the tokens and dollars given, from every limit at once; False, and nothing taken, if any
     refuses.
 
-    ``limiter.check_and_consume("openai", "gpt-4o", "user-1")``. Raises ``RateLimited`` where an amount can never be
-    admitted, and ``ConfigError`` where a limit is one of concurrency, which has to be released: use :meth:`acquire`.
+    ``limiter.check_and_consume("openai", "gpt-4o", "user-1")``. Raises ``RateLimited`` if an amount can never be
+    admitted, and ``ConfigError`` if a limit is one of concurrency, which has to be released: use :meth:`acquire`.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class RateLimiter:
         self.limits_attempts = learn_from_providers or bool(self._attempt.full.levels)
         """Whether there is anything that :meth:`attempt` takes or learns."""
         self.counts_money = self._all.full.priced
-        """Whether any limit is one of dollars."""
+        """Whether any limit counts dollars."""
         self._admission = Admission(self._books, self._levels, on_limit)
         self.check_and_consume = self._fast_check() or self._check
 
@@ -166,7 +166,7 @@ class RateLimiter:
         """Take one request, and the tokens and dollars given, from every limit at once, in any phase.
 
         ``with limiter.acquire(user="user-1", input_tokens=800) as ticket: ...``. Raises ``RateLimited``; with
-        ``retry_after`` None where an amount can never be admitted.
+        ``retry_after`` None if an amount can never be admitted.
         """
         pace = None if self._paces is None or target is None else self._paces[target]
         known = provider, model, user, tenant, target
@@ -205,14 +205,14 @@ class RateLimiter:
         return Ticket(self._books, plan, keys, plan.ones, pace)
 
     def patience(self, call: Call) -> float | None:
-        """How many seconds *call* may wait; None where nobody has to, as it only counts."""
+        """Seconds that *call* may wait; None in shadow mode, which never waits."""
         if self.on_limit != "wait":
             return None if self.on_limit == "shadow" else 0.0
         left = self.max_wait_seconds if call.deadline is None else call.deadline - self.clock()
         return max(0.0, min(self.max_wait_seconds, left))
 
     def _fast_check(self) -> Check | None:
-        """``check_and_consume`` written out for these limits, where they are simple enough."""
+        """``check_and_consume`` unrolled for these limits; None if they are not simple enough."""
         plain = all(limit.plain for limit in self.limits)
         if not plain or not self._levels or self.on_limit == "shadow":
             return None
@@ -220,7 +220,7 @@ class RateLimiter:
             return None
 
         def adopt(*given: Any) -> bool:
-            """A key is new, or old, or missing."""
+            """Handle a key that is new, old or missing."""
             plan, keys = self._all.select(cast(Known, given[:5]), {})
             whole = len(plan.levels) == len(self._levels)
             return check(*given) if whole and plan.adopt(keys) == keys else self._check(*given)

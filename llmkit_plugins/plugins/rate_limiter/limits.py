@@ -1,4 +1,4 @@
-"""What is limited: one :class:`Limit` says how much of what, for each of whom, and for which calls."""
+"""What is limited: a :class:`Limit` says how much of what, per which keys, and for which calls."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Meter = Literal["concurrency", "requests", "tokens", "input_tokens", "output_tok
 METERS: tuple[Meter, ...] = get_args(Meter)
 
 Known = tuple[str | None, str | None, str | None, str | None, str | None]
-"""What is known of a call, in the order of :data:`KEYS`; None: not known."""
+"""What is known about a call, in the order of :data:`KEYS`; None: not known."""
 KEYS = ("provider", "model", "user", "tenant", "target")
 OF_THE_ATTEMPT = frozenset({"provider", "model", "target"})
-"""Known only once a target is chosen: limits by these are charged for what reaches a provider."""
+"""Known only once a target is chosen, so limits by these are charged per attempt."""
 
 
 @dataclass(slots=True)
 class Facts:
-    """What limits are keyed and selected by: what is known of a call, and its metadata."""
+    """What limits are keyed and matched by: what is known about a call, and its metadata."""
 
     provider: str | None = None
     model: str | None = None
@@ -126,7 +126,7 @@ class Limit:
 
     @property
     def plain(self) -> bool:
-        """Whether it is of every call that has the keys, and these are among the usual ones."""
+        """Whether it applies to every call that has its keys, all of which are in :data:`KEYS`."""
         return set(self.per) <= set(KEYS) and not self.match
 
     def title(self, meter: Meter) -> str:
@@ -136,7 +136,7 @@ class Limit:
         return (f"{self.name} ({meter})" if several else self.name) if self.name else says
 
     def key(self) -> Key:
-        """A function that says under which key given facts are counted; None: not at all."""
+        """A function that maps facts to the key they are counted under; None: the limit does not apply."""
         parts = [_getter(name) for name in self.per]
         asked = [(_getter(name), _pattern(value)) for name, value in self.match.items()]
 

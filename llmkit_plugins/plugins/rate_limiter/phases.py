@@ -1,4 +1,4 @@
-"""When limits are charged, some for each caller, the others for each attempt; and which a call is subject to."""
+"""When limits are charged, per caller or per attempt, and which of them apply to a call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmkit_plugins.plugins.rate_limiter.unrolled import Admit, HasRoom, unrolle
 
 
 class Phase:
-    """The limits that are charged together, and the plans for those of them that a call is subject to."""
+    """Limits that are charged together, and plans for the subsets of them that apply to calls."""
 
     def __init__(self, limits: Sequence[tuple[Limit, Sequence[Level]]], clock: Clock, lock: Any) -> None:
         self._keys = [limit.key() for limit, _ in limits]
@@ -25,7 +25,7 @@ class Phase:
         self._clock, self._lock = clock, lock
         self._plans: dict[tuple[bool, ...], tuple[Plan, list[int]]] = {}
         self.full, _ = self._plan((True,) * len(limits))
-        """The plan for a call that is subject to every limit."""
+        """The plan for a call to which every limit applies."""
         self._plain = all(limit.plain for limit, _ in limits)
         self._per = [limits[number][0].per for number, _ in self._levels]
         plain_keys = self._plain and all(len(key) == 1 for key in self._per)
@@ -33,20 +33,20 @@ class Phase:
 
     @cached_property
     def admit(self) -> Admit | None:
-        """Takes from every level of the full plan at once, where the usual keys are all there is to know."""
+        """Takes from every level of the full plan at once; None unless :data:`KEYS` are enough to decide."""
         if not self._plain or self.full.permits:
             return None
         return atomic(unrolled_admit(self.full.levels, self._clock, self._per), self._lock)
 
     @cached_property
     def has_room(self) -> HasRoom:
-        """Whether there certainly is room at every level."""
+        """Tells whether there certainly is room at every level."""
         if not self._plain:
             return _not_certain
         return atomic(unrolled_room(self.full.levels, self._clock, self._per), self._lock)
 
     def select(self, known: Known, metadata: Mapping[str, Any]) -> tuple[Plan, Keys]:
-        """The plan for a call of which so much is *known*, and the key at each of its levels."""
+        """The plan for a call with these *known* facts, and its key at each level."""
         if self._plain_keys is not None:
             plain = self._plain_keys(known)
             if None not in plain:
@@ -66,12 +66,12 @@ class Phase:
 
 
 def _not_certain(*_: Any) -> bool:
-    """Whether there is room cannot be told by the usual keys."""
+    """False: :data:`KEYS` alone cannot tell whether there is room."""
     return False
 
 
 def _all_of(places: Sequence[int]) -> Callable[[Known], Keys]:
-    """A function that says what is known at these *places*."""
+    """A function that picks the known facts at *places*."""
     if not places:
         return lambda _: ()
     get = itemgetter(*places)

@@ -1,4 +1,4 @@
-"""Which levels a call is subject to, and how it takes from them: from all, or from none."""
+"""Which levels apply to a call, and how it takes from them: from all or from none."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llmkit_plugins.plugins.rate_limiter.levels import Level
 from llmkit_plugins.plugins.rate_limiter.unrolled import Take, unrolled
 
 Keys = tuple[Hashable, ...]
-"""Whom a call is counted for, at each level of its plan."""
+"""The key a call is counted under, at each level of its plan."""
 
 
 class AllOrNone:
-    """Some levels that are taken from together."""
+    """Levels that are taken from together."""
 
     def __init__(self, levels: Sequence[Level], first: int, clock: Clock, lock: Any) -> None:
         self.levels = levels
@@ -25,8 +25,7 @@ class AllOrNone:
             self._take: Take = atomic(unrolled(levels, clock), lock)
 
     def take(self, ticket: Any, patience: float = 0.0) -> tuple[float, ...] | None:
-        """The states after charging the *ticket*, or None where a level would admit it only after more than
-        *patience*."""
+        """Charge *ticket* and return the states; None if a level would not admit it within *patience*."""
         part = self._part
         while True:
             states = self._take(ticket, patience, *ticket.keys[part], *ticket.charged[part])
@@ -35,13 +34,13 @@ class AllOrNone:
             ticket.keys = ticket.plan.adopt(ticket.keys)
 
     def of(self, ticket: Any, states: tuple[float, ...]) -> Iterator[tuple[Level, Hashable, float, float]]:
-        """Each level with its key, its charge and, of *states*, its state."""
+        """Each level with its key, its charge and its state from *states*."""
         part = self._part
         return zip(self.levels, ticket.keys[part], ticket.charged[part], states, strict=True)
 
 
 class Plan:
-    """The levels that one call is subject to, concurrency first: a permit comes back, a token does not."""
+    """The levels that apply to a call, concurrency first: a permit comes back, a token does not."""
 
     def __init__(self, levels: Sequence[Level], clock: Clock, lock: Any) -> None:
         self.levels, self._clock, self._lock = levels, clock, lock
@@ -57,27 +56,27 @@ class Plan:
 
     @cached_property
     def rates(self) -> AllOrNone:
-        """Those that come back by time."""
+        """The levels that are replenished over time."""
         return AllOrNone(self.levels[self.permits :], self.permits, self._clock, self._lock)
 
     @cached_property
     def concurrency(self) -> AllOrNone:
-        """Those that come back when somebody ends."""
+        """The levels whose permits come back when a call ends."""
         return AllOrNone(self.levels[: self.permits], 0, self._clock, self._lock)
 
     def expected(self, amounts: Mapping[str, float]) -> Sequence[float]:
-        """What expected *amounts* are in the unit of each level, and no more than it can ever hold."""
+        """Expected *amounts* in the unit of each level, capped at what it can hold."""
         if not self.metered:
             return self.ones
         return [min(level.interval * amounts.get(level.meter, 1.0), level.fill) for level in self.levels]
 
     def adopt(self, keys: Keys) -> Keys:
-        """See to it that *keys* are known; returns those under which they are counted."""
+        """Make sure that *keys* are in the tables; returns the keys they are counted under."""
         now = self._clock()
         return tuple([level.table.adopt(key, level.base(now)) for level, key in zip(self.levels, keys, strict=True)])
 
     def worst(self, keys: Sequence[Hashable], steps: Sequence[float], now: float) -> tuple[int, float] | None:
-        """Which level would refuse for how long; of several the longest; None if none would."""
+        """The number and wait of the level that would refuse for longest; None if none would."""
         longest, which = 0.0, 0
         for number, level in enumerate(self.levels):
             seconds = level.shortage(keys[number], steps[number], now)

@@ -1,4 +1,4 @@
-"""The hooks: they only translate."""
+"""The hooks, which only translate between calls and the limiter."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 Steps = Generator[Ask | Wait, Any, None]
 
 CLOSE_SECONDS = 2.0
-"""How long a closing kit waits for what is to be given back to other processes."""
+"""How long closing waits until everything has been given back to the shared store."""
 
 
 class Spent(NamedTuple):
-    """What an attempt used; None stays as it was expected."""
+    """What an attempt used; None keeps the estimate."""
 
     input_tokens: float | None
     output_tokens: float | None
     cost: float | None
     complete: bool
-    """Whether the provider said so: only then is there something to learn."""
+    """Whether the provider reported it for a complete answer: only then is anything learned."""
 
 
 NOTHING = Spent(0.0, 0.0, 0.0, complete=False)
@@ -54,20 +54,20 @@ class RateLimiterPlugin:
         self.config = RateLimiterConfig(**settings)
         self.limiter = RateLimiter(**self._settings())
         self.store: RedisStore | None = None if self.config.store is None else _store_at(self.config.store)
-        """What other processes take from as well."""
+        """The store shared with other processes."""
         self._events: Events | None = None
 
     def attach(self, kit: LLMKit) -> None:
-        """Tell time by the clock of *kit*, and tell its listeners who ran into a limit.
+        """Use the clock of *kit*, and publish events when a call runs into a limit.
 
-        Kits of one clock can share a limiter, and its limits.
+        Kits with the same clock can share a limiter and its limits.
         """
         if self.limiter.clock is not kit.clock:
             self.limiter = RateLimiter(**self._settings(), clock=kit.clock)
         self._events = kit.events
 
     def close(self) -> None:
-        """See to it that other processes get back what was taken from them."""
+        """Make sure that the store gets back what is owed to other processes."""
         if self.store is not None:
             self.store.flush(CLOSE_SECONDS)
 
@@ -114,7 +114,7 @@ class RateLimiterPlugin:
             if ticket is not None:
                 limited, wait = attempt.kind == "rate_limit", attempt.retry_after
                 ticket.answered(attempt.headers, at=attempt.first_chunk, refused=limited, retry_after=wait)
-        finally:  # whatever a backend wrote there as usage or headers
+        finally:  # whatever invalid usage or headers a backend supplied
             if ticket is not None:
                 ticket.release()
             if of_caller is not None and call.outcome is not None:
@@ -137,7 +137,7 @@ class RateLimiterPlugin:
             ticket.release()
 
     def _caller_left(self, call: Call) -> Ticket | None:
-        """The caller's ticket. Where an attempt goes on without him, it stays to be settled by what becomes of that."""
+        """The caller's ticket. If an attempt continues without the caller, it is kept until that has been settled."""
         ticket: Ticket | None = call.state.get(self) if _runs_on(call) else call.state.pop(self, None)
         return ticket
 
@@ -154,8 +154,8 @@ class RateLimiterPlugin:
         return None
 
     def _turn(self, call: Call, ticket: Ticket) -> Steps:
-        """Wait in line, and ask what other processes have left. Where the caller cannot wait, or goes away, the place
-        goes to those behind."""
+        """Wait in line, then take from the shared store. If the caller cannot wait or goes away, its place is given
+        up."""
         begun, patience = self.limiter.clock(), self.limiter.patience(call)
         try:
             with closing(ticket.naps()) as naps:
@@ -199,7 +199,7 @@ def _store_at(url: str) -> RedisStore:
 
 
 def _spent(attempt: Attempt, *, priced: bool) -> Spent:
-    """What *attempt* used: as the provider said, else what was streamed, else what was expected of it. Dollars only if
+    """What *attempt* used: as reported by the provider, else as streamed, else as estimated. Dollars only if
     *priced*."""
     usage = attempt.usage
     if attempt.started is None:
@@ -209,17 +209,17 @@ def _spent(attempt: Attempt, *, priced: bool) -> Spent:
     if attempt.outcome == "ok":
         return AS_EXPECTED
     if attempt.first_chunk is not None:
-        return Spent(None, max(0, attempt.chunks), None, complete=False)  # providers send a token a chunk, more or less
+        return Spent(None, max(0, attempt.chunks), None, complete=False)  # providers send about one token per chunk
     return NOTHING if attempt.outcome == "error" else AS_EXPECTED
 
 
 def _runs_on(call: Call) -> bool:
-    """Whether an attempt of *call* is under way, as those who share it wait for it."""
+    """Whether an attempt of *call* is still under way, because other callers share it."""
     return bool(call.attempts) and call.attempts[-1].outcome is None
 
 
 def _return_unspent(ticket: Ticket, call: Call) -> None:
-    """Give back to the caller what no attempt has used: the request too, where none was sent."""
+    """Give back to the caller what no attempt has used, including the request if none was sent."""
     sent = [attempt for attempt in call.attempts if attempt.started is not None]
     if not sent:
         ticket.refund()
@@ -228,6 +228,6 @@ def _return_unspent(ticket: Ticket, call: Call) -> None:
 
 
 def _settle(ticket: Ticket, spent: Spent) -> None:
-    """Charge what was *spent*, where anything but requests is counted."""
+    """Charge what was *spent*, if anything besides requests is counted."""
     if ticket.amounts and spent is not AS_EXPECTED:
         ticket.settle(spent.input_tokens, spent.output_tokens, spent.cost, complete=spent.complete)

@@ -1,4 +1,4 @@
-"""A ticket's way through the lines: first those of its rates, then those of its permits."""
+"""Takes a ticket through its lines: first those for rates, then those for permits."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _GRACE_SECONDS = 1.0
 
 
 class Queueing:
-    """Waits its turn for *ticket*, *patience* seconds at most. Permits are taken once the rates admit: who waits
-    holds none.
+    """Waits for the turn of *ticket*, at most *patience* seconds. Permits are taken once the rates admit, so a ticket
+    waiting for rates holds none.
 
-    Rates are charged at once, so their wait is exact, and only ever shortens. For permits it is not known; they are
-    looked at again after an eighth of the time waited so far. Everything here happens under the limiter's lock.
+    Rates are charged on joining, so their wait is exact and can only shorten. The wait for permits is unknown; they are
+    checked again after an eighth of the time waited so far. Everything here runs under the limiter's lock.
     """
 
     __slots__ = ("_began", "_not_before", "_over", "_passed_over", "_places", "ticket", "until")
@@ -38,12 +38,12 @@ class Queueing:
 
     @classmethod
     def join(cls, ticket: Ticket, patience: float, not_before: float = 0.0) -> Queueing | None:
-        """A place for *ticket* in every line it has to wait in; None where the wait would be longer than *patience*."""
+        """Place *ticket* in every line it has to wait in; None if the wait would be longer than *patience*."""
         queueing = cls(ticket, patience, not_before)
         return queueing if queueing._charge(ticket.plan.rates, patience) else None
 
     def look(self) -> float:
-        """Seconds to wait before looking again; 0.0 if it is the ticket's turn, which then queues no more."""
+        """Seconds to wait before looking again; 0.0 if it is the ticket's turn, which ends the queueing."""
         ticket, now = self.ticket, self.ticket.books.clock()
         if self._passed_over:
             self._refuse(HALF_ULP if ticket.over is None else ticket.over.retry_after or HALF_ULP)
@@ -63,16 +63,16 @@ class Queueing:
         return 0.0
 
     def give_up(self) -> None:
-        """Leave every line; those behind move up once the charge is given back."""
+        """Leave every line; the waiters behind move up once the charge is given back."""
         self._leave(given_back=True)
 
     def pass_over(self) -> None:
-        """Give everything back for a ticket that has not been heard of: it is refused if it comes back all the same."""
+        """Give everything back for a ticket that has stopped looking; it is refused if it does look again."""
         self.ticket.refund()
         self.ticket.queueing, self._passed_over = self, True
 
     def _charge(self, levels: AllOrNone, patience: float) -> bool:
-        """Charge the ticket and join the lines where there is not enough yet; False where it would take too long."""
+        """Charge the ticket and join the lines of levels that are short; False if the wait would be too long."""
         ticket = self.ticket
         states = levels.take(ticket, patience) if levels.levels else ()
         if states is None:
@@ -92,7 +92,7 @@ class Queueing:
         return max(self._not_before - now, *waits, 0.0)
 
     def _others_vanished(self, now: float) -> bool:
-        """Give back what is held by leases that ended, and by waiters ahead that have not been heard of."""
+        """Give back what is held by expired leases, and by first waiters that have stopped looking."""
         found = self.ticket.books.reclaim()
         for _, _, place in self._places:
             first = place.line.first()
@@ -106,7 +106,7 @@ class Queueing:
         return min(next_look(now - self._began), self.until - now)
 
     def _refuse(self, seconds: float) -> NoReturn:
-        """It waited in vain: for permits, or because others used more than they were expected to."""
+        """Refuse after waiting in vain, for permits or because others used more than expected."""
         over = self.ticket.over
         if self._over is not None:
             self._over.refused += 1

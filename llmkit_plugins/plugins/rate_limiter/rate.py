@@ -1,4 +1,4 @@
-"""A rate: so many per so many seconds, and how many at once after a rest."""
+"""A rate: an amount per period, and how much at once after a rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HALF_ULP = 2.0**-23
 """The rounding error of one addition to a clock reading, in seconds: half the spacing of floats at Unix time."""
 
 FULL = float("-inf")
-"""The state of a bucket that nobody has taken from."""
+"""The state of an untouched bucket."""
 
 _PERIODS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _WORDS = {"sec": "s", "second": "s", "m": "min", "minute": "min", "hour": "h", "day": "d"}
@@ -24,11 +24,11 @@ _RIGHT_MONEY = 'US dollars per s, min, h or day, as in "5 USD/day"'
 class Rate:
     """*amount* per *per* seconds, up to *burst* at once; without *burst*, one period's worth (at least one).
 
-    What GCRA needs follows from it, in seconds: ``interval`` (one token's time), ``fill`` (from empty to full), and
-    ``depth``, how far ahead of the clock the state may be: ``fill`` and the rounding errors that the additions of a
-    whole burst can make, half an interval at most. Without these the textbook comparison refuses the last token of
-    every second burst. Exact while burst x amount / per stays below 4 million on a clock that counts Unix time, 2
-    billion on one that counts from boot. ``most`` is the largest cost.
+    It derives what GCRA needs, in seconds: ``interval`` (the time of one token), ``fill`` (from empty to full), and
+    ``depth``, how far ahead of the clock the state may be: ``fill`` plus the rounding errors that the additions of a
+    whole burst can make, at most half an interval. Without these, the textbook comparison refuses the last token of
+    every second burst. Exact while burst x amount / per stays below 4 million on a clock of Unix time, or 2 billion on
+    one that counts from boot. ``most`` is the largest cost.
     """
 
     __slots__ = ("amount", "burst", "depth", "fill", "interval", "most", "per")
@@ -49,7 +49,7 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str, key: str, burst: float | None = None) -> Rate:
-        """The rate that *text* says: ``100/s``, ``90_000/min``, ``500/10s``, and for the *key* ``cost`` ``5 USD/day``.
+        """Parse *text*: ``100/s``, ``90_000/min``, ``500/10s``, and for the *key* ``cost`` ``5 USD/day``.
 
         Raises ``ConfigError`` that names *key*.
         """
@@ -60,7 +60,7 @@ class Rate:
         if found is None or amount is None or seconds is None or found["unit"] not in _units(money=money):
             raise ConfigError(f"{text!r} is not a rate", key=key, right=_RIGHT_MONEY if money else _RIGHT)
         if burst is None and money:
-            burst = amount  # a budget of half a dollar is no dollar
+            burst = amount  # a budget of half a dollar must not round up to a dollar
         return cls(amount, burst, seconds)
 
 

@@ -1,4 +1,4 @@
-"""What a ticket takes from limits that all processes share, besides what it took here."""
+"""What a ticket takes from the limits shared by all processes, besides what it took in this one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SharedCharge:
         self._permits = [claim for claim in claims if claim.holder]
 
     def charge(self, charged: Sequence[float]) -> None:
-        """Let it be *charged*, in the unit of each level."""
+        """Change the charge to *charged*, in the unit of each level."""
         moved = [
             claim._replace(step=now - before)
             for claim, before, now in zip(self._claims, self._charged, charged, strict=True)
@@ -47,13 +47,13 @@ class SharedCharge:
 
 
 def share(store: RedisStore, ticket: Ticket, until: float | None) -> Generator[Ask | Wait, Any, bool]:
-    """Take from *store* what *ticket* has taken here; says whether it could be asked.
+    """Take from *store* what *ticket* has taken here; returns whether the store could be reached.
 
-    Requests are taken in advance, so their wait is exact, and nobody who comes later is served before. Tokens and
-    dollars turn out to be more or fewer than expected, and permits come back any time: who waits for them asks again.
+    Requests are taken in advance, so their wait is exact and no later caller is served first. Actual tokens and dollars
+    differ from the estimate, and permits come back at any time, so the wait for these has to ask again.
 
-    Raises ``RateLimited``, having given everything back, where that would take longer than *until*; None: it only
-    counts, and ``ticket.over`` is what would have been raised.
+    Raises ``RateLimited``, having given everything back, if this would take longer than *until*. With *until* None, it
+    only counts, and sets ``ticket.over`` to what would have been raised.
     """
     plan, clock = ticket.plan, ticket.books.clock
     wanted = claims = [*map(partial(_claim, ticket, new_id()), plan.levels, ticket.keys, ticket.charged)]
@@ -96,8 +96,8 @@ def share(store: RedisStore, ticket: Ticket, until: float | None) -> Generator[A
 
 
 def _nap(level: Level, seconds: float, left: float, waited: float) -> float | None:
-    """How long to sleep before asking again; None where that is in vain. Who has waited long asks less often: Redis
-    has to answer all who wait."""
+    """Seconds to sleep before asking again; None if it would be in vain. The longer the wait so far, the longer the
+    sleep, as Redis has to answer all waiters."""
     if left <= 0.0 or (level.timed and seconds > left):
         return None
     nap = max(seconds, next_look(waited))
@@ -113,5 +113,5 @@ def _claim(ticket: Ticket, holder: str, level: Level, key: Hashable, step: float
 
 @lru_cache(maxsize=4096)
 def _digest(key: str) -> str:
-    """Whom a key stands for is nobody's business who may look into the store."""
+    """Hash *key*, so that the store does not reveal whom it stands for."""
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""What one call has taken: waited for, settled to what it really used, or given back."""
+"""What one call has taken: waited for, settled to actual usage, or given back."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _NO_AMOUNTS: Mapping[str, float] = MappingProxyType({})
 
 @dataclass(slots=True)
 class Books:
-    """What the tickets of one limiter share."""
+    """State shared by the tickets of one limiter."""
 
     clock: Clock
     lease_seconds: float
     lock: Any = field(default_factory=new_rlock)
     leases: dict[Ticket, None] = field(default_factory=dict)
-    """The tickets that hold permits, the oldest lease first."""
+    """The tickets that hold permits, oldest lease first."""
     estimator: Estimator = field(default_factory=Estimator)
 
     def lease(self, ticket: Ticket, since: float) -> None:
-        """Let the permits of *ticket* come back by themselves ``lease_seconds`` after *since*."""
+        """Have the permits of *ticket* expire ``lease_seconds`` after *since*."""
         self.leases.pop(ticket, None)
         ticket.leased_until = since + self.lease_seconds
         self.leases[ticket] = None
 
     def reclaim(self) -> bool:
-        """Give back the permits whose lease has ended; says whether there were any."""
+        """Reclaim the permits whose lease has expired; returns whether there were any."""
         found = False
         with self.lock:
             now = self.clock()
@@ -54,7 +54,7 @@ class Books:
         while True:
             try:
                 return next(iter(self.leases), None)
-            except RuntimeError:  # who takes a permit holds no lock: another thread has begun a lease just then
+            except RuntimeError:  # permits are taken without a lock: another thread has just begun a lease
                 continue
 
 
@@ -98,27 +98,25 @@ class Ticket:
         self.charged = charged
         """What it took from each level, in the level's unit."""
         self.amounts = amounts
-        """What it is expected to use, and after :meth:`settle` what it used; nothing where only requests are
-        counted."""
+        """What it is expected to use, and after :meth:`settle` what it used; empty if only requests are counted."""
         self.over: RateLimited | None = None
-        """The limit it ran into, where it has to wait for it (``wait``) or was let through all the same
-        (``shadow``)."""
+        """The limit it ran into, if it has to wait for it (``wait``) or was let through anyway (``shadow``)."""
         self.held = False
         self.leased_until = 0.0
         self.queueing: Queueing | None = None
         self.pace = pace
         self.sent: Sent | None = None
         self.shared: SharedCharge | None = None
-        """What it took from other processes as well."""
+        """What it also took from the store shared with other processes."""
         self.expected_tokens = amounts.get("tokens", 0.0)
         self._learn_as = learn_as
         self._settled = False
 
     @property
     def wait(self) -> float:
-        """Seconds to wait before looking again; 0.0: it is this one's turn.
+        """Seconds to wait before looking again; 0.0: it is this ticket's turn.
 
-        Raises ``RateLimited``, having given everything back, where it has waited in vain for as long as it may.
+        Raises ``RateLimited``, having given everything back, if it has waited in vain for as long as it may.
         """
         if self.queueing is None:
             return 0.0
@@ -145,9 +143,9 @@ class Ticket:
     ) -> None:
         """Charge actual usage in place of the estimate; a None keeps its estimate.
 
-        What exceeds the expectation is charged as well: a debt may result. Told again (by a further attempt), it adds
-        up. Nothing is learned from answers that broke off: *complete* is False then. What is no number from 0 on is not
-        known: it would spoil the limit for good.
+        Usage beyond the estimate is charged as well, so a debt may result. Repeated calls (for further attempts) add
+        up. With *complete* False (the answer broke off), nothing is learned. An amount that is not a finite number of
+        at least 0 counts as unknown: it would corrupt the limit for good.
         """
         input_tokens, output_tokens, cost = map(_known, (input_tokens, output_tokens, cost))
         told: dict[str, float] = {}
@@ -183,7 +181,7 @@ class Ticket:
                 level.table.shift(key, -1.0, 0.0)
                 if self.queueing is None:
                     level.held_seconds += (seconds - level.held_seconds) / 8
-            # Last: where Ctrl-C comes in between, the lease gives them back.
+            # Last: if Ctrl-C interrupts this, the lease gives them back.
             self.held = False
             books.leases.pop(self, None)
 
@@ -210,7 +208,7 @@ class Ticket:
     ) -> None:
         """Report what the provider said about its limits, *at* a time (now, if not given), to be respected from now on.
 
-        *headers* are those of its response, in lower case; *refused* where it answered that its limit is used up.
+        *headers* are those of its response, in lower case; *refused*: it answered that its limit is used up.
         """
         if self.pace is None or not (headers or refused or retry_after is not None):
             return
@@ -236,7 +234,7 @@ class Ticket:
         self.release()
 
     def _charge(self, amounts: Mapping[str, float]) -> None:
-        """Make *amounts* what is charged, where a level counts them."""
+        """Change the charge to *amounts* at the levels that count them."""
         now = self.books.clock()
         charged = list(self.charged)
         for number, level in enumerate(self.plan.levels):
@@ -262,4 +260,4 @@ def _known(amount: float | None) -> float | None:
 
 
 LearnAs = tuple[str | None, int]
-"""The model and the characters of the prompt, for the estimator."""
+"""The model, and the length of the prompt in characters, for the estimator."""

@@ -1,9 +1,9 @@
-"""Takes from several buckets at once, all or none: written out for each number of them, because a loop is not atomic.
+"""Takes from several buckets at once, all or none, in code unrolled for their number, because a loop is not atomic.
 
-A loop jumps backward and a function call enters a function; at both CPython may hand over to another thread (see
-:mod:`.atomic`). So, as ``dataclasses`` does for ``__init__``, the function is written as text, one bucket after the
-other, and compiled. For two rates, each with a table of keys, a step (what is taken, in seconds) and a room (how far
-ahead of now the state may be before; later by *patience*, where the ticket would wait)::
+A loop jumps backward and a function call enters a function; CPython may switch threads at both (see :mod:`.atomic`).
+So, as ``dataclasses`` does for ``__init__``, the function is generated as text, one bucket after the other, and
+compiled. For two rates, each with a table of keys, a step (what is taken, in seconds) and a room (how far ahead of now
+the state may be beforehand, extended by *patience* if the ticket may wait)::
 
     def take(ticket, patience, key0, key1, step0, step1):
         room0 = depth0 - step0 + patience
@@ -23,8 +23,8 @@ ahead of now the state may be before; later by *patience*, where the ticket woul
             return state0, state1
         return ()
 
-None refuses, ``()`` says that a key is new and has to be adopted first, and a tuple has the states after the charge.
-Permits are counted by the same arithmetic with 0.0 for now: tokens that do not come back by time.
+None is a refusal, ``()`` means that a key is new and has to be adopted first, and any other tuple has the states after
+the charge. Permits use the same arithmetic with 0.0 for now, as tokens that are not replenished over time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Take = Callable[..., tuple[float, ...] | None]
 Admit = Callable[..., tuple[Hashable, ...] | None]
 """``admit(known, *steps)`` takes a step from every level, one request if none are given, and returns the keys."""
 HasRoom = Callable[..., bool]
-"""``has_room(known, *steps)``: whether they would be admitted now."""
+"""``has_room(known, *steps)`` tells whether the steps would be admitted now."""
 
 _KNOWN = ", ".join(KEYS)
 
@@ -70,8 +70,7 @@ def unrolled_check(
 ) -> Take:
     """``check_and_consume(provider, model, ...)`` for *levels* that count requests; *keys* are names of its arguments.
 
-    What it cannot do (a key is new or missing) is handed to *otherwise*. Three levels cost 0.3 µs; by way of a ticket
-    they would cost 1.
+    It calls *otherwise* if a key is new or missing. Three levels cost 0.3 µs; with a ticket they would cost 1 µs.
     """
     names, tuples = _named(keys)
     refused = [f"level{n}.refused += 1; return False" for n in range(len(levels))]
@@ -88,7 +87,7 @@ def unrolled_check(
 def unrolled_admit(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence[str]]) -> Admit:
     """``admit`` for *levels* that need no permits; *keys* name what they are keyed by.
 
-    None where a level refuses, or a key is new or missing: then look closer.
+    It returns None if a level refuses, or a key is new or missing; the caller then takes the slow path.
     """
     names, tuples = _named(keys)
     body = _body(levels, names, [f"return {', '.join(names)},"], ["return None"] * len(levels)) if levels else ()
@@ -98,7 +97,7 @@ def unrolled_admit(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequenc
 
 
 def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence[str]]) -> HasRoom:
-    """``has_room`` for *levels*; *keys* name what they are keyed by. Whoever is not in their tables has it."""
+    """``has_room`` for *levels*; *keys* name what they are keyed by. A key that is not in a table has room."""
     names, tuples = _named(keys)
     lines = [*_known("has_room", levels, keys), *tuples]
     if any(level.timed for level in levels):
@@ -115,7 +114,7 @@ def unrolled_room(levels: Sequence[Level], clock: Clock, keys: Sequence[Sequence
 
 
 def _known(name: str, levels: Sequence[Level], keys: Sequence[Sequence[str]]) -> list[str]:
-    """How the function *name* begins that is told what is known of a call, of which it needs what *keys* name."""
+    """The first lines of a function *name* that takes ``known`` facts and unpacks those in *keys*."""
     arguments = ", ".join(["known", *[f"step{n}=step{n}" for n in range(len(levels))]])
     needed = {name for key in keys for name in key}
     return [
@@ -125,9 +124,9 @@ def _known(name: str, levels: Sequence[Level], keys: Sequence[Sequence[str]]) ->
 
 
 def _named(keys: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
-    """What the keys are called, and the lines that make those that consist of several."""
+    """The variable names of the keys, and the lines that build composite keys."""
     names = [key[0] if len(key) == 1 else f"key{n}" for n, key in enumerate(keys)]
-    # A tuple is made before the states are read: to make one may run the garbage collector, and that anything.
+    # Build tuples before reading the states: it may trigger the garbage collector, which may run any code.
     return names, [f"    key{n} = ({', '.join(key)})" for n, key in enumerate(keys) if len(key) != 1]
 
 
@@ -136,7 +135,7 @@ def _depths(levels: Sequence[Level]) -> dict[str, float]:
 
 
 def _ones(levels: Sequence[Level]) -> dict[str, float]:
-    """The step of one request at each level, and the room it needs."""
+    """The step of one request at each level, and the room that leaves."""
     steps = {f"step{n}": level.interval for n, level in enumerate(levels)}
     return {**steps, **{f"room{n}": level.depth - level.interval for n, level in enumerate(levels)}}
 
@@ -163,18 +162,18 @@ def _body(
 def _function(
     name: str, lines: Sequence[str], levels: Sequence[Level], clock: Clock, names: dict[str, Any]
 ) -> Callable[..., Any]:
-    """The function *name* that *lines* define, with *names* for what they refer to."""
+    """Compile *lines* and return the function *name*; *names* are its globals."""
     tables = {f"table{n}": level.table for n, level in enumerate(levels)}
     counted = {f"level{n}": level for n, level in enumerate(levels)}
     namespace = {"clock": clock, **tables, **counted, **names}
-    exec(_compiled("\n".join(lines) + "\n"), namespace)  # noqa: S102  # the text is ours; nobody's names or values are in it
+    exec(_compiled("\n".join(lines) + "\n"), namespace)  # noqa: S102  # generated text: contains no user-supplied names or values
     function: Callable[..., Any] = namespace[name]
     return function
 
 
 @lru_cache(maxsize=256)
 def _compiled(source: str) -> CodeType:
-    """The code of *source*, which tracebacks and debuggers can show."""
+    """Compile *source* so that tracebacks and debuggers can show it."""
     name = f"<rate limits, {len(source)} characters, {hash(source):x}>"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     return compile(source, name, "exec")

@@ -1,4 +1,4 @@
-"""Who waits: threads and tasks outside any framework. Nothing else here sleeps."""
+"""Waiting in threads and tasks outside any framework: the only code in this package that sleeps."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 Naps = Generator[float, None, None]
-"""Yields how long to sleep, until it is one's turn; closed before, it gives the place back."""
+"""Yields how long to sleep, until it is the caller's turn; if closed before that, gives the place back."""
 
 _lines: dict[int, Line] = {}
-"""By the id of the bucket, while somebody waits for it (and so keeps it alive)."""
+"""By the id of the bucket, while somebody waits for it (which keeps it alive)."""
 _lock = new_rlock()
 
 
@@ -43,10 +43,9 @@ async def wait_async(naps: Naps) -> None:
 
 
 class Turn:
-    """A turn at *bucket*, to be waited for: a context manager, sync and async, and a decorator of both kinds of
-    function.
+    """A turn at *bucket* to wait for: a sync and async context manager, and a decorator for both kinds of function.
 
-    Raises ``RateLimited`` where the wait would be longer than *max_wait_seconds*.
+    Raises ``RateLimited`` if the wait would be longer than *max_wait_seconds*.
     """
 
     __slots__ = ("bucket", "cost", "max_wait_seconds")
@@ -69,7 +68,7 @@ class Turn:
         pass
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """*function*, each call of which waits its turn."""
+        """Wrap *function* so that each call waits its turn."""
         if inspect.iscoroutinefunction(function):
 
             @wraps(function)
