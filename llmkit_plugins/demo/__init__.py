@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; the exit code is 0 where every act ended as it should."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # nothing here is fetched; read when it is imported
+    """Run the demo; the exit code is 0 if every act ended as it should."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # fetch nothing; read on import
     from llmkit_plugins.demo.play import play
 
     return play(argv)

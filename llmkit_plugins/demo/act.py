@@ -1,4 +1,4 @@
-"""What an act is, and what it has to tell."""
+"""An act of the demo, and its outcome."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from llmkit_plugins.demo.scene import Scene
 
 Step = Callable[[int, int], None]
-"""Told how many of how many requests are done."""
+"""Called with the number of requests done, and the total."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an act ended: whether as it should, and a sentence for people."""
+    """How an act ended: whether it went as it should, and a sentence that says so."""
 
     good: bool
     told: str
     figures: Sequence[Sequence[str]] = ()
-    """A table, its heading first."""
+    """A table, heading first."""
 
 
 @dataclass(frozen=True)
 class Act:
-    """One thing shown."""
+    """One thing the demo shows."""
 
     title: str
     play: Callable[[Scene, Step, int], Awaitable[Outcome]]

@@ -1,4 +1,4 @@
-"""What the demo shows, one act for each thing."""
+"""The acts of the demo, each of which shows one thing."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ async def all_at_once(scene: Scene, step: Step, _: int) -> Outcome:
     sent = sum(provider.stats.requests for provider in scene.providers.values()) - before
     saved = scene.multiplexer.multiplexer.stats()
     tokens, usd = saved.tokens_saved - saved_before.tokens_saved, saved.usd_saved - saved_before.usd_saved
-    good = len(set(answers)) == 1 and sent <= 3  # the first may have met a provider's failure, and gone on
+    good = len(set(answers)) == 1 and sent <= 3  # the first may have failed over
     told = f"{callers} callers, {sent} upstream request{'s' if sent > 1 else ''}: saved {tokens} tokens and ${usd:.4f}"
     return Outcome(good=good, told=told)
 
 
 async def over_the_limit(scene: Scene, step: Step, _: int) -> Outcome:
-    """One user sends six at once; three are within the limit, the others are told how long to wait."""
+    """One user sends six requests at once; three are within the limit, the others are told how long to wait."""
     waits: list[float] = []
 
     async def one(number: int) -> None:
@@ -88,7 +88,7 @@ async def over_the_limit(scene: Scene, step: Step, _: int) -> Outcome:
 
 
 async def a_provider_dies(scene: Scene, step: Step, _: int) -> Outcome:
-    """The preferred provider answers nothing but 500 for a while; its circuit opens, and closes when it has healed."""
+    """The preferred provider answers only 500s for a while; its circuit opens, and closes once it recovers."""
     dying, breaker = scene.providers["swift"], scene.circuit_breaker.breaker("swift")
     errors, asked, requests = 0, 0, 80
     dying.fail_with(Fault("server_error"))

@@ -1,4 +1,4 @@
-"""The act of the router: three goals, and where the same requests go for each of them."""
+"""The router's act: three goals, and where the same requests go for each of them."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ REQUESTS, AT_ONCE = 60, 8
 
 
 class Tally:
-    """What the requests for one goal took."""
+    """What the requests for one goal took and cost."""
 
     def __init__(self) -> None:
         self.answers: Counter[str] = Counter()
         self.seconds = self.usd = 0.0
 
     def count(self, answer: AIMessage, seconds: float) -> None:
-        """One more was answered, after so many seconds."""
+        """Count an *answer* that took *seconds*."""
         name = answer.response_metadata["llmkit"]["target"]
         self.answers[name] += 1
         self.seconds += seconds
@@ -54,19 +54,18 @@ class Tally:
             self.usd += TARGETS[name].cost(Usage(tokens["input_tokens"], tokens["output_tokens"])) or 0.0
 
     def share(self, name: str) -> float:
-        """The part that *name* answered."""
+        """The fraction that *name* answered."""
         return self.answers[name] / REQUESTS
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """For people: shares, then what an answer took and what a thousand would cost."""
+        """A table row: shares, then the mean time of an answer and the cost of a thousand."""
         shares = [f"{self.share(name):.0%}" for name in CASTS]
         return (*shares, f"{self.seconds / REQUESTS * 1000:.0f} ms", f"${self.usd / REQUESTS * 1000:.4f}")
 
 
 async def three_goals(_: Scene, step: Step, __: int) -> Outcome:
-    """The same requests three times, to three providers of which each is best at one thing; one of them fails now and
-    then."""
+    """The same requests three times, to three providers that are each best at one thing; one fails now and then."""
     done, total = count(1), len(BEST) * REQUESTS
     tallies = {goal: await _sent(goal, lambda: step(next(done), total)) for goal in BEST}
     found = [f"by {goal} {tallies[goal].share(best):.0%} went to the {best} one" for goal, best in BEST.items()]
@@ -79,7 +78,7 @@ async def three_goals(_: Scene, step: Step, __: int) -> Outcome:
 
 
 async def _sent(goal: OptimizeFor, step: Callable[[], None]) -> Tally:
-    """What the requests took that a router with that *goal* sent."""
+    """Send the requests through a router with this *goal* and tally them."""
     free, tally = asyncio.Semaphore(AT_ONCE), Tally()
 
     async def one(model: ChatLLMKit, number: int) -> None:
@@ -105,7 +104,7 @@ async def _sent(goal: OptimizeFor, step: Callable[[], None]) -> Tally:
 
 
 def _router(goal: OptimizeFor) -> RouterPlugin:
-    """One that expects so much of everybody that it tries everybody early."""
+    """A router so optimistic about unknown targets that it tries all of them early."""
     return RouterPlugin(
         optimize_for=goal, first_chunk_seconds=0.02, seconds_per_output_token=0.0005, random=Random(1).random
     )

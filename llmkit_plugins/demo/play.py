@@ -1,4 +1,4 @@
-"""The demo from the opening to the summary."""
+"""The demo, from opening to summary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmkit_plugins.demo.scene import Scene
 
 
 def play(argv: Sequence[str] | None) -> int:
-    """Run every act; the exit code is 0 where all ended as they should."""
+    """Run every act; the exit code is 0 if all ended as they should."""
     parser = argparse.ArgumentParser(prog="llmkit demo", description="Real requests through LangChain and LiteLLM.")
     parser.add_argument("--requests", type=int, default=400, help="how many to send in the act of everyday traffic")
     parser.add_argument("--metrics-port", type=int, default=0, help="where /metrics is served while it runs (0: any)")
@@ -28,7 +28,7 @@ def play(argv: Sequence[str] | None) -> int:
 
 @contextmanager
 def _quiet(logger: str) -> Iterator[None]:
-    """What goes wrong in here is meant to, and the acts tell of it."""
+    """Silence *logger*: failures in here are intended, and the acts report them."""
     log = logging.getLogger(logger)
     level = log.level
     log.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""What a person sees of the demo."""
+"""What the demo prints."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from llmkit_plugins.demo.scene import Scene
 
 
 class Report:
-    """Writes to the terminal; where the output is no terminal, without bars and colours."""
+    """Writes to the terminal; if the output is not a terminal, without bars and colours."""
 
     def __init__(self) -> None:
         self.console = Console()
 
     def opening(self, scene: Scene) -> None:
-        """What is on stage."""
+        """Introduce the providers."""
         self.console.print("[bold]llmkit demo[/]: three providers on this machine, real requests\n")
         for name, provider in scene.providers.items():
             self.console.print(f"  {name:8} {provider.url}", highlight=False)
@@ -30,14 +30,14 @@ class Report:
 
     @contextmanager
     def progress(self, act: Act) -> Iterator[Step]:
-        """A bar while *act* plays."""
+        """A progress bar while *act* plays."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.console) as bars:
             bar = bars.add_task(act.title, total=None)
             yield lambda done, total: bars.update(bar, completed=done, total=total)
 
     def outcome(self, act: Act, outcome: Outcome) -> None:
-        """How *act* ended."""
+        """Print how *act* ended."""
         mark = "[green]✓[/]" if outcome.good else "[red]✗[/]"
         self.console.print(
             f"{mark} {outcome.told if outcome.good else f'{act.title}: {outcome.told}'}\n", highlight=False
@@ -50,7 +50,7 @@ class Report:
             self.console.print(table)
 
     def summary(self, scene: Scene) -> None:
-        """What each provider did, as the metrics tell it beside what the provider counted itself."""
+        """Print what each provider did: the metrics next to the provider's own counts."""
         heading = ("provider", "answered", "latency", "in", "out", "errors", "their count", "cost")
         table = _table(heading, "Requests and tokens as measured, beside what the providers counted")
         for name, provider in scene.providers.items():
@@ -68,7 +68,7 @@ class Report:
         self.console.print(table)
 
     def staying(self, scene: Scene) -> None:
-        """That it goes on."""
+        """Say that it keeps serving."""
         self.console.print(f"Serving {scene.observability.metrics_url} until you press Ctrl-C.", highlight=False)
 
 
@@ -80,7 +80,7 @@ def _table(heading: Sequence[str], title: str | None = None) -> Table:
 
 
 class _Measured:
-    """What the metrics on *registry* say of one provider."""
+    """What the metrics on *registry* say about one provider."""
 
     def __init__(self, registry: CollectorRegistry, provider: str) -> None:
         self._samples = [

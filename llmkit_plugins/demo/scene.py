@@ -1,4 +1,4 @@
-"""What the demo plays on: three providers, one kit, a LangChain chain and a LiteLLM Router."""
+"""The demo's set-up: three providers, one kit, a LangChain chain and a LiteLLM Router."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CASTS: Mapping[str, Cast] = {
 
 
 GREEDY = "greedy"
-"""The user who has a limit of his own: three requests at once, then two a second."""
+"""The user with a limit of its own: three requests at once, then two a second."""
 
 
 class Scene:

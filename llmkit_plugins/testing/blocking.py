@@ -1,4 +1,4 @@
-"""Sees whether a hook that must not wait does: two plugins, listed around the one that is watched."""
+"""Detects hooks that block though they must not: two plugins, listed around the one being watched."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ BLOCKING = frozenset(
         "time.sleep",
     }
 )
-"""The functions of the interpreter that wait, or may."""
+"""Built-in functions that block, or may block."""
 
 
 class BeforePostHooks:
-    """Listed after the watched plugin, so its post hooks run first. ``blocked`` has what the next ones called."""
+    """Listed after the watched plugin, so its post hooks run first. ``blocked`` lists what the next ones called."""
 
     def __init__(self) -> None:
         self.blocked: list[str] = []

@@ -1,4 +1,4 @@
-"""Cancelling a task at each of its awaits in turn, as a caller who goes away may."""
+"""Cancels a task at each of its awaits in turn, as when a caller goes away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clock moved by hand, and an event loop that runs on it: what waits in a test costs no time."""
+"""A manually advanced clock, and an event loop that runs on it, so that waiting in a test takes no time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ManualClock:
         self.now += seconds
 
     def sleep(self, seconds: float) -> None:
-        """What the sync drivers do instead of sleeping: time passes instantly."""
+        """Let *seconds* pass instantly: the sync drivers call this instead of sleeping."""
         self.advance(seconds)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -48,19 +48,19 @@ class _ManualLoop(asyncio.SelectorEventLoop):
         return self._clock.now
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002
-        """Wait for the threads: a timeout would be over at once, they do not know this clock."""
+        """Wait for the threads without a timeout: it would expire at once, as they do not follow this clock."""
         await super().shutdown_default_executor()
 
 
 class _ManualSelector(selectors.DefaultSelector):
-    """Where a selector would block until a timer is due, it moves the clock there."""
+    """Advances the clock to the next timer instead of blocking until it is due."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__()
         self._clock = clock
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:  # no timer is pending: only another thread or a socket can go on
+        if timeout is None:  # no timer is pending: only another thread or a socket can make progress
             return super().select(None)
         ready = super().select(0)
         if not ready:

@@ -1,4 +1,4 @@
-"""The laws, as a test class that authors of plugins inherit."""
+"""The plugin laws, as a test class for plugin authors to inherit from."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ every_async_mode = pytest.mark.parametrize("mode", ["arun", "astream"])
 
 
 class PluginConformance:
-    """Holds a plugin to the laws, in every mode. Inherit it, and say how the plugin is made::
+    """Tests that a plugin obeys the laws, in every mode. Inherit from it and override ``make_plugin``::
 
         class TestEuOnly(PluginConformance):
             def make_plugin(self):
                 return EuOnly()
 
-    A plugin may refuse, wait, ask, answer or share in these tests; what it may not do is have a bug, block in a hook
-    that must not wait, or leave something behind when a call has ended, whatever way that was. Override ``make_call``
-    and ``make_targets`` where it needs particular ones.
+    In these tests, a plugin may refuse, wait, ask, answer or share; it must not have a bug, block in a hook that must
+    not wait, or leave anything behind after a call, however it ended. Override ``make_call`` and ``make_targets`` if it
+    needs particular ones.
     """
 
     @cached_property
     def clock(self) -> ManualClock:
-        """The clock of the test, for a plugin that takes one."""
+        """The test's clock, for a plugin that takes one."""
         return ManualClock()
 
     def make_plugin(self) -> Any:
@@ -52,11 +52,11 @@ class PluginConformance:
         raise NotImplementedError("say how the plugin is made: override make_plugin()")
 
     def make_call(self) -> Call:
-        """A new call that the plugin has something to do with."""
+        """A new call that is relevant to the plugin."""
         return Call("hi", user="u1", tenant="t1")
 
     def make_targets(self) -> Sequence[Target]:
-        """Two targets or more."""
+        """At least two targets."""
         return [Target("a", "p1", "m", input_price=1.0, output_price=2.0), Target("b", "p2", "m")]
 
     # -- the ways a call can go -------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ class PluginConformance:
 
     @every_mode
     def test_many_calls(self, mode: str) -> None:
-        """One call after the other, some time apart."""
+        """One call after another, some time apart."""
         stage = _Stage(self)
         for _ in range(20):
             stage.drive(mode)
@@ -79,14 +79,14 @@ class PluginConformance:
 
     @every_mode
     def test_a_failure(self, mode: str) -> None:
-        """A call whose every target fails."""
+        """A call for which every target fails."""
         stage = _Stage(self, lines=[Failure("overloaded", retry_after=2.0)])
         stage.drive(mode)
         stage.check()
 
     @every_mode
     def test_failover(self, mode: str) -> None:
-        """A call that the first target fails and the second one answers."""
+        """A call for which the first target fails and the second answers."""
         stage = _Stage(self)
         stage.backend.script = {stage.kit.targets[0].name: ["", Failure("server")]}
         stage.drive(mode)
@@ -116,7 +116,7 @@ class PluginConformance:
 
     @pytest.mark.parametrize("end", ["finish", "fail", "cancel"])
     def test_a_call_that_a_framework_sends(self, end: str) -> None:
-        """A call begun in a callback that cannot wait, and ended in each way."""
+        """A call begun in a callback that cannot wait, and ended in each possible way."""
         stage = _Stage(self)
         with suppress(Refused):
             handle = stage.kit.begin(stage.new_call(), stage.kit.targets[0])
@@ -127,7 +127,7 @@ class PluginConformance:
 
     @every_async_mode
     def test_cancelled_at_every_await(self, mode: str) -> None:
-        """A caller who is cancelled, wherever the call is."""
+        """A caller that is cancelled at any point of the call."""
         at, reached = 0, 0
         while reached >= at:
             at += 1
@@ -139,7 +139,7 @@ class PluginConformance:
 
     @pytest.mark.parametrize("how", ["closed", "dropped", "garbage", "closed in another thread"])
     def test_an_abandoned_stream(self, how: str) -> None:
-        """A stream that is left half-way, with whatever comes of it."""
+        """A stream that is abandoned half-way, in each possible way."""
         stage = _Stage(self)
         stream: Any = stage.kit.stream(stage.new_call(), stage.backend)
         with suppress(Refused):
@@ -174,7 +174,7 @@ class PluginConformance:
 
     @every_mode
     def test_hooks_that_must_not_wait_do_not_block(self, mode: str) -> None:
-        """No post hook sleeps, or talks to the network: it may run while an event loop, or a collection, waits."""
+        """No post hook sleeps or uses the network: an event loop or a garbage collection may be waiting for it."""
         stage = _Stage(self, BeforePostHooks(), before=AfterPostHooks())
         stage.drive(mode)
         stage.backend.default = [Failure()]
@@ -183,7 +183,7 @@ class PluginConformance:
         _expect(not blocked, f"a post hook blocked: {', '.join(blocked)} (queue what has to wait)")
 
     def test_threads(self) -> None:
-        """Calls of several threads at once, streamed and not."""
+        """Concurrent calls from several threads, streamed and not."""
         stage = _Stage(self)
 
         def work() -> None:
@@ -194,7 +194,7 @@ class PluginConformance:
         stage.check()
 
     def test_closed_twice(self) -> None:
-        """A plugin with a ``close`` may be closed again, and before it was ever called."""
+        """A plugin with a ``close`` may be closed twice, and before it is ever used."""
         plugin = self.make_plugin()
         if hasattr(plugin, "close"):
             plugin.close()
@@ -206,7 +206,7 @@ class PluginConformance:
 
 
 class _Stage:
-    """The plugin in a kit, with a recorder at each side, before a backend that plays a script."""
+    """The plugin in a kit, with a recorder on each side, in front of a scripted backend."""
 
     def __init__(self, case: PluginConformance, *after: Any, before: Any = None, lines: Sequence[Any] | None = None):
         self.case, self.plugin = case, case.make_plugin()
@@ -243,7 +243,7 @@ class _Stage:
         self.case.clock.run(watched())
 
     def check(self, *, bugs_of_others: bool = False) -> None:
-        """Nothing is left of the calls, and the plugin had no bug."""
+        """Check that nothing is left of the calls and that the plugin had no bug."""
         settle()
         mine = next(name for name, plugin in self.kit.plugins.items() if plugin is self.plugin)
         bugs = [who for who in self.kit.bugs if not bugs_of_others or who.startswith(f"{mine}.")]

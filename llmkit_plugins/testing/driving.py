@@ -1,4 +1,4 @@
-"""One scenario, every way to make a call: whole or in chunks, in this thread or under asyncio."""
+"""One scenario, in every way to make a call: sync or async, whole or in chunks."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ async def adrive(kit: LLMKit, call: Call, backend: Backend, mode: str) -> Any:
 
 
 def join(chunks: Sequence[Any]) -> Any:
-    """Texts as one text; other chunks as they are."""
+    """Join text chunks into one string; return other chunks unchanged."""
     return "".join(chunks) if all(isinstance(chunk, str) for chunk in chunks) else chunks

@@ -1,4 +1,4 @@
-"""A plugin that hears everything and changes nothing, to see what the plugins beside it were told."""
+"""A plugin that records everything and changes nothing, to see what its neighbours were told."""
 
 from __future__ import annotations
 
@@ -64,5 +64,5 @@ class Recorder:
 
     @hookimpl
     def llmkit_error(self, call: Call, error: BaseException) -> None:
-        self.errors.append(type(error))  # the error itself would keep the frames of whoever called
+        self.errors.append(type(error))  # the error itself would keep the caller's frames alive
         self._end(f"request {call.outcome}", call.id)

@@ -1,4 +1,4 @@
-"""A backend that plays a script, in this process: what each target says, when it fails, how long it takes."""
+"""A backend that plays a script in this process: what each target says, when it fails, how long it takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A provider to test against: a real HTTP server on loopback that speaks OpenAI, and fails as providers do when it is
+"""A provider to test against: a real HTTP server on loopback that speaks OpenAI's API, and fails as providers do when
 told to.
 
 ``python -m llmkit_plugins.testing.fake_provider --port 8001 --latency 0.2`` runs one from a shell.

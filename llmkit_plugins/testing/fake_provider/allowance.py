@@ -1,4 +1,4 @@
-"""How much a provider takes on per minute."""
+"""How much a provider admits per minute."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from llmkit_plugins.testing.fake_provider.behaviour import Behaviour
 
 
 class Allowance:
-    """A limit per minute that is used up and refills evenly, as OpenAI's do. Times are seconds of one monotonic
-    clock."""
+    """A limit per minute that refills continuously, as OpenAI's do. Times are seconds of one monotonic clock."""
 
     def __init__(self, name: str, per_minute: int, now: float) -> None:
         self.name, self.per_minute = name, per_minute
@@ -20,29 +19,28 @@ class Allowance:
         return max(0.0, (amount - self._left) * 60 / self.per_minute)
 
     def wait(self, amount: int, now: float) -> float:
-        """Seconds until *amount* could be taken; for more than a whole minute's worth, until the limit is untouched."""
+        """Seconds until *amount* could be taken; for more than a whole minute's worth, until the limit is full."""
         return self._seconds_until(min(amount, self.per_minute), now)
 
     def take(self, amount: int) -> None:
-        """Use *amount* up."""
+        """Use up *amount*."""
         self._left -= amount
 
     def headers(self, now: float) -> dict[str, str]:
-        """The ``x-ratelimit-*`` headers: the limit, what is left of it, and how long until it is untouched."""
+        """The ``x-ratelimit-*`` headers: the limit, what is left of it, and how long until it is full."""
         full = self._seconds_until(self.per_minute, now)
         return limit_headers(self.name, max(0, int(self._left)), full, self.per_minute)
 
 
 class Allowances:
-    """The limits of *behaviour*, on requests and on tokens: all are used, or none."""
+    """The limits of *behaviour*, on requests and on tokens: either all are used or none."""
 
     def __init__(self, behaviour: Behaviour, now: float) -> None:
         limits = {"requests": behaviour.requests_per_minute, "tokens": behaviour.tokens_per_minute}
         self._limits = [Allowance(name, limit, now) for name, limit in limits.items() if limit is not None]
 
     def take(self, tokens: int, now: float) -> None:
-        """Use one request of so many *tokens* up. Raises ``ApiError`` (429) with the exact wait where a limit is
-        exhausted."""
+        """Use up one request of *tokens*. Raises ``ApiError`` (429) with the exact wait if a limit is exhausted."""
         amounts = {"requests": 1, "tokens": tokens}
         waits = {limit: limit.wait(amounts[limit.name], now) for limit in self._limits}
         longest = max(waits, key=lambda limit: waits[limit], default=None)
@@ -52,7 +50,7 @@ class Allowances:
             limit.take(amounts[limit.name])
 
     def headers(self, now: float) -> dict[str, str]:
-        """The ``x-ratelimit-*`` headers of all of them."""
+        """The ``x-ratelimit-*`` headers of all limits."""
         return {name: value for limit in self._limits for name, value in limit.headers(now).items()}
 
     def _exhausted(self, limit: Allowance, wait: float) -> ApiError:

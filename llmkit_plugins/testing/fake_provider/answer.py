@@ -1,4 +1,4 @@
-"""What a request is answered with, and how that is written: whole, or in chunks."""
+"""The answer to a request, and how it is encoded: whole or in chunks."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from llmkit_plugins.testing.fake_provider.order import Order
 
 Json = dict[str, Any]
 Say = Callable[[Mapping[str, Any]], str]
-"""What the provider says to a request's body."""
+"""Maps a request's body to the provider's reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of the answers to a request."""
+    """One of the choices in an answer."""
 
     tokens: Sequence[str]
     finish_reason: str = "stop"
     tool: str | None = None
-    """The function it calls, with the tokens as its arguments; None: they are text."""
+    """The function it calls, with the tokens as arguments; None: the tokens are text."""
 
     @property
     def text(self) -> str:
-        """The tokens together."""
+        """The tokens joined."""
         return "".join(self.tokens)
 
     def cut(self, most: int | None) -> Choice:
-        """The same with *most* tokens at most."""
+        """The same, with at most *most* tokens."""
         return self if most is None or len(self.tokens) <= most else Choice(self.tokens[:most], "length", self.tool)
 
 
@@ -45,17 +45,17 @@ class Chunk(NamedTuple):
 
 
 class Answer(ABC):
-    """What *order* is answered with."""
+    """The answer to *order*."""
 
     choices: Sequence[Choice] = ()
-    """The texts; none: it is not text, and cannot be streamed."""
+    """The texts; empty if it is not text and cannot be streamed."""
 
     def __init__(self, order: Order, usage: Usage) -> None:
         self.order, self.usage = order, usage
 
     @property
     def length(self) -> int:
-        """The tokens of the longest choice: all of them are made at the same time."""
+        """The tokens of the longest choice: choices are generated in parallel."""
         return max((len(choice.tokens) for choice in self.choices), default=0)
 
     @abstractmethod
@@ -64,12 +64,12 @@ class Answer(ABC):
 
 
 class TextAnswer(Answer):
-    """An answer in tokens. Its chunks are made while they are read."""
+    """An answer in tokens. Its chunks are built as they are read."""
 
     prefix: ClassVar[str]
-    """What its id begins with."""
+    """The prefix of its id."""
     object: ClassVar[str]
-    """OpenAI's name for a whole one …"""
+    """OpenAI's name for a whole answer …"""
     chunk_object: ClassVar[str]
     """… and for a chunk."""
 
@@ -78,7 +78,7 @@ class TextAnswer(Answer):
         self.choices = choices
 
     closing: ClassVar[Json]
-    """What comes after the last token."""
+    """What follows the last token."""
 
     @abstractmethod
     def spoken(self, choice: Choice, /) -> Json:
@@ -86,7 +86,7 @@ class TextAnswer(Answer):
 
     @abstractmethod
     def opening(self, choice: Choice, /) -> Iterable[Json]:
-        """What comes before its first token."""
+        """What precedes its first token."""
 
     @abstractmethod
     def piece(self, choice: Choice, token: str, /) -> Json:
@@ -94,7 +94,7 @@ class TextAnswer(Answer):
 
     @property
     def usage_before_text(self) -> Usage:
-        """What it has cost before its first token: the prompt, and the reasoning."""
+        """The usage before its first token: the prompt and the reasoning."""
         usage = self.usage
         return Usage(usage.input_tokens, usage.reasoning_tokens, usage.cached_tokens, usage.reasoning_tokens)
 
@@ -107,7 +107,7 @@ class TextAnswer(Answer):
         return {**self._head(self.object), "choices": choices, "usage": usage_object(self.usage)}
 
     def chunks(self) -> Iterator[Chunk]:
-        """All of it piece by piece, the choices in turn."""
+        """All of it in chunks, alternating between the choices."""
         head = self._head(self.chunk_object)
         if self.order.include_usage:
             head["usage"] = None
@@ -139,7 +139,7 @@ class TextAnswer(Answer):
 
 
 def usage_object(usage: Usage) -> Json:
-    """*usage* in OpenAI's words."""
+    """*usage* in OpenAI's format."""
     return {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,

@@ -8,8 +8,7 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """Raised on the way to an answer, and written as the response: an HTTP status, headers, and OpenAI's ``error``
-    object."""
+    """Raised while answering, and sent as the response: an HTTP status, headers, and OpenAI's ``error`` object."""
 
     def __init__(
         self,
@@ -27,7 +26,8 @@ class ApiError(Exception):
 
 
 def retry_headers(seconds: float) -> dict[str, str]:
-    """What says to stay away for *seconds*: ``retry-after`` in whole seconds, rounded up, and ``retry-after-ms``."""
+    """Headers that ask to stay away for *seconds*: ``retry-after`` in whole seconds, rounded up, and
+    ``retry-after-ms``."""
     return {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
 
 
@@ -38,7 +38,7 @@ def limit_headers(name: str, left: int, reset_seconds: float, limit: int | None 
 
 
 def duration(seconds: float) -> str:
-    """*seconds* as OpenAI writes them, to the millisecond: ``12ms``, ``1.5s``, ``6m0s``, ``1h0m5s``."""
+    """*seconds* in OpenAI's format, to the millisecond: ``12ms``, ``1.5s``, ``6m0s``, ``1h0m5s``."""
     if 0 < seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     minutes, rest = divmod(math.ceil(seconds * 1000) / 1000, 60)

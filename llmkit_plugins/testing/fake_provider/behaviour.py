@@ -38,7 +38,7 @@ class BehaviourSettings(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """How a fake provider behaves. Raises ``ConfigError`` where a setting cannot be used."""
+    """How a fake provider behaves. Raises ``ConfigError`` if a setting cannot be used."""
 
     reply: Reply = "The quick brown fox jumps over the lazy dog."
     """What it says: always this, each of several in turn, or what a function makes of the request's body, in the
@@ -50,25 +50,25 @@ class Behaviour:
     faults: Sequence[Fault] = ()
     """What goes wrong; the first that hits a request counts."""
     max_in_flight: int | None = None
-    """How many requests are worked on at once; the rest wait in the order they came. None: any number."""
+    """How many requests are processed at once; the rest wait in order of arrival. None: any number."""
     requests_per_minute: int | None = None
-    """Beyond it: 429, with the time to wait. Told in ``x-ratelimit-*-requests``. None: no limit."""
+    """Beyond it: 429, with the time to wait. Reported in ``x-ratelimit-*-requests``. None: no limit."""
     tokens_per_minute: int | None = None
     """The same for tokens, prompt and answer together."""
     models: Sequence[str] = ()
-    """The models it has; asked for another it answers 404. None named: it has any."""
+    """The models it has; it answers 404 to a request for another. Empty: it has any."""
     input_price: float = 0.0
     """USD per million prompt tokens."""
     output_price: float = 0.0
     """USD per million completion tokens."""
     cached_price: float | None = None
-    """USD per million prompt tokens read from its cache; None: as any."""
+    """USD per million prompt tokens read from its cache; None: as for any other."""
     cached_tokens: int = 0
     """How many tokens of each prompt it reports as read from its cache, at most all."""
     reasoning_tokens: int = 0
     """How many completion tokens it reports as spent on reasoning, besides those of the answer."""
     seed: int = 0
-    """What all chance is drawn from: the same seed and order of requests give the same latencies and faults."""
+    """The seed of all randomness: the same seed and order of requests give the same latencies and faults."""
 
     def __post_init__(self) -> None:
         latency_of("first_token_seconds", self.first_token_seconds)

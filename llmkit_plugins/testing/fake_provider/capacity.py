@@ -1,4 +1,4 @@
-"""How many requests are worked on at once."""
+"""How many requests are processed at once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from types import TracebackType
 
 
 class Capacity:
-    """A door that lets *limit* in at a time (None: all), the rest in the order they came. Used as an async context
-    manager.
+    """An async context manager that admits *limit* at a time (None: all), first come, first served.
 
-    *changed* is told how many are inside and how many wait. Unlike a semaphore's, the limit may be changed at any time;
-    those inside stay.
+    *changed* is called with how many are inside and how many wait. Unlike a semaphore's, the limit may be changed at
+    any time; those inside stay.
     """
 
     def __init__(self, changed: Callable[[int, int], None]) -> None:
@@ -43,7 +42,7 @@ class Capacity:
         self.let_in()
 
     def let_in(self) -> None:
-        """Open the door to as many as there is room for."""
+        """Admit as many waiters as there is room for."""
         while self._waiting and (self.limit is None or self._inside < self.limit):
             turn = self._waiting.popleft()
             if not turn.cancelled():

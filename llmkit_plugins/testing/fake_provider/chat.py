@@ -15,7 +15,7 @@ from llmkit_plugins.testing.fake_provider.schema import example_of
 
 
 class ChatAnswer(TextAnswer):
-    """What a chat is answered with."""
+    """The answer to a chat request."""
 
     prefix = "chatcmpl"
     object = "chat.completion"
@@ -30,7 +30,7 @@ class ChatAnswer(TextAnswer):
         return {"message": message}
 
     def opening(self, choice: Choice, /) -> Iterable[Json]:
-        """The role, with nothing said yet; for a tool call also its name."""
+        """The role with empty content; for a tool call also its name."""
         delta: Json = {"role": "assistant", "content": "", "refusal": None}
         if choice.tool is not None:
             delta |= {"content": None, "tool_calls": [{"index": 0, **_tool_call(choice.tool, "")}]}
@@ -48,7 +48,7 @@ def _tool_call(name: str, arguments: str) -> Json:
 
 
 def answer_chat(order: Order, say: Say) -> ChatAnswer:
-    """Answer a chat. Raises ``ApiError`` where the request is not valid."""
+    """Answer a chat. Raises ``ApiError`` if the request is not valid."""
     messages = order.body.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(each, Mapping) for each in messages):
         raise ApiError(400, "Invalid 'messages': expected a list of at least one message.", param="messages")
@@ -66,8 +66,8 @@ def _choice(body: Mapping[str, Any], tool: Mapping[str, Any] | None, say: Say) -
 
 
 def _tool_to_call(body: Mapping[str, Any], roles: Sequence[str]) -> Mapping[str, Any] | None:
-    """The function to call: after a user's message one after the other, the one that was named, or whichever where one
-    is required."""
+    """The function to call: the one that was named; else each in turn after a user's message, and after the last the
+    first again if one is required."""
     functions = dict(_functions(body.get("tools") or ()))
     wanted = body.get("tool_choice", "auto" if functions else "none")
     if isinstance(wanted, Mapping):
@@ -95,7 +95,7 @@ def _functions(tools: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Mappin
 
 
 def _formatted(said: str, form: Mapping[str, Any]) -> str:
-    """*said* in the form asked for; as it is where it is a JSON object already."""
+    """*said* in the requested format; unchanged if it is already a JSON object."""
     if form.get("type") not in ("json_object", "json_schema") or _is_json_object(said):
         return said
     if form["type"] == "json_object":

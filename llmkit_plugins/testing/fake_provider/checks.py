@@ -1,4 +1,4 @@
-"""What the settings have in common: numbers within bounds, or one clear error."""
+"""Checks shared by the settings: numbers within bounds, or one clear error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmkit_plugins.errors import ConfigError
 
 
 def not_negative(key: str, value: object) -> float:
-    """*value*, a finite number, 0 or more; else raises ``ConfigError``."""
+    """*value*, if it is a finite number of at least 0; otherwise raises ``ConfigError``."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise ConfigError(f"{value!r} cannot be used", key=key, right="a finite number, 0 or more")
     return value

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         provider = FakeProvider(port=port, **cast("BehaviourSettings", options))
     except ConfigError as error:
         parser.error(str(error))
-    # a shell's kill closes it as tidily as Ctrl-C does
+    # SIGTERM shuts down as cleanly as Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with provider:

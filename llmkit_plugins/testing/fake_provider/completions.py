@@ -11,7 +11,7 @@ from llmkit_plugins.testing.fake_provider.order import Order, count_tokens, toke
 
 
 class CompletionAnswer(TextAnswer):
-    """What prompts are continued with."""
+    """The completions of prompts."""
 
     prefix = "cmpl"
     object = "text_completion"
@@ -32,7 +32,7 @@ class CompletionAnswer(TextAnswer):
 
 
 def answer_completion(order: Order, say: Say) -> CompletionAnswer:
-    """Continue one prompt or several, each *n* times. Raises ``ApiError`` where the request is not valid."""
+    """Continue one prompt or several, each *n* times. Raises ``ApiError`` if the request is not valid."""
     prompt = order.body.get("prompt")
     if not isinstance(prompt, str | list) or not prompt:
         raise ApiError(400, "you must provide a prompt", param="prompt")

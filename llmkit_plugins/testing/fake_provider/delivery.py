@@ -1,4 +1,4 @@
-"""How an answer reaches its client: whole or streamed, at its pace, and only as far as its fault lets it."""
+"""How an answer reaches its client: whole or streamed, at its pace, and only as far as its fault allows."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _BROKEN = b'{"choices": [{"index": 0, "delta": {"conte'
 
 
 class EventStream(web.StreamResponse):
-    """A stream of server-sent events. Its *ending* is sent by the server, after all that concerns the request has been
-    counted: who has read to the end finds the counts complete."""
+    """A stream of server-sent events. The server sends its *ending* only after everything about the request has been
+    counted, so a client that has read to the end finds complete counts."""
 
     ending = b""
 
@@ -32,7 +32,7 @@ class EventStream(web.StreamResponse):
         super().__init__(headers={**headers, "content-type": "text/event-stream", "cache-control": "no-cache"})
 
     async def send(self, data: bytes) -> None:
-        """One event."""
+        """Send one event."""
         await self.write(b"data: " + data + b"\n\n")
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -53,7 +53,7 @@ class Delivery:
     ledger: Ledger
 
     async def run(self) -> web.StreamResponse:
-        """The response, all but its end. Raises ``ConnectionError`` where the client is found to be gone."""
+        """Send the response except for its end. Raises ``ConnectionError`` if the client turns out to be gone."""
         if self.fault is not None and self.fault.kind == "timeout":
             await _for_ever()
         if isinstance(self.answer, TextAnswer) and self.answer.order.stream:
@@ -109,8 +109,7 @@ class Delivery:
         return response
 
     def _cut(self, response: web.StreamResponse) -> web.StreamResponse:
-        """Close the connection after what was sent so far. The server finds it closed when it goes on with
-        *response*."""
+        """Close the connection after what was sent so far; the server notices when it continues with *response*."""
         if self.http.transport is not None:
             self.http.transport.close()
         return response

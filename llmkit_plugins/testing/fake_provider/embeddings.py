@@ -16,7 +16,7 @@ from llmkit_plugins.testing.fake_provider.api_error import ApiError
 from llmkit_plugins.testing.fake_provider.order import Order, count_tokens
 
 DIMENSIONS = 64
-"""How long a vector is where the request does not say."""
+"""The length of a vector if the request does not specify it."""
 
 
 class EmbeddingsAnswer(Answer):
@@ -40,7 +40,7 @@ class EmbeddingsAnswer(Answer):
 
 
 def answer_embeddings(order: Order, _say: Say) -> EmbeddingsAnswer:
-    """Embed one text or several, or their token ids. Raises ``ApiError`` where the request is not valid."""
+    """Embed one text or several, or their token ids. Raises ``ApiError`` if the request is not valid."""
     given = order.body.get("input")
     if not isinstance(given, str | list) or not given:
         raise ApiError(400, "'input' must be a text or a list that is not empty.", param="input")

@@ -1,4 +1,4 @@
-"""What goes wrong, and when: one fault, and the schedule that deals faults out to requests."""
+"""What goes wrong, and when: a fault, and the schedule that assigns faults to requests."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ class Fault:
     on: Container[int] | None = None
     """The requests it hits: ``[1, 2]``, ``range(10, 20)``; None: every one."""
     probability: float = 1.0
-    """How likely it hits each of those."""
+    """How likely it is to hit each of those."""
     status: int | None = None
-    """Another HTTP status than the kind's own: 502, 504, 529 …"""
+    """An HTTP status other than the kind's own: 502, 504, 529 …"""
     retry_after: float | None = None
     """Seconds to stay away, told in ``retry-after``, ``retry-after-ms`` and, with 429, ``x-ratelimit-*``; None: not
     told."""
@@ -115,7 +115,7 @@ class Fault:
 
     @property
     def error(self) -> ApiError | None:
-        """The error to answer with; None where it fails in another way."""
+        """The error to answer with; None if it fails in another way."""
         refusal = _REFUSALS.get(self.kind)
         if refusal is None:
             return None
@@ -129,13 +129,13 @@ class Fault:
 
 
 class Schedule:
-    """Deals faults out to requests, which it numbers from 1: the first of *faults* that hits."""
+    """Assigns faults to requests, which it numbers from 1: the first of *faults* that hits."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self._faults = tuple(faults)
         self._number = 0
 
     def next(self, random: Random) -> Fault | None:
-        """The fault of the next request; None: it goes well."""
+        """The fault of the next request; None: it succeeds."""
         self._number += 1
         return next((fault for fault in self._faults if fault.hits(self._number, random)), None)

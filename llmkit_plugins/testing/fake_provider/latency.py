@@ -13,8 +13,8 @@ from llmkit_plugins.testing.fake_provider.checks import not_negative
 
 @runtime_checkable
 class Latency(Protocol):
-    """Anything that draws a duration: ``sample(random)`` returns seconds, 0 or more, and uses no other source of
-    chance."""
+    """Anything that draws a duration: ``sample(random)`` returns seconds, 0 or more, using no other source of
+    randomness."""
 
     def sample(self, random: Random, /) -> float:
         """Seconds."""
@@ -76,7 +76,7 @@ class LogNormal:
 
 
 def latency_of(key: str, value: object) -> Latency:
-    """*value* as a distribution. Raises ``ConfigError`` where it is neither one nor a number, 0 or more."""
+    """*value* as a distribution. Raises ``ConfigError`` if it is neither one nor a number of at least 0."""
     if isinstance(value, Latency):
         return value
     return Constant(not_negative(key, value))

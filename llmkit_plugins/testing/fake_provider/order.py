@@ -1,4 +1,4 @@
-"""A request as it was understood, and how tokens are counted: a token is a word."""
+"""A parsed request, and how tokens are counted: a token is a word."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOKEN = re.compile(r"\s*\S+(?:\s+$)?")
 
 @lru_cache(maxsize=256)
 def tokens_of(text: str) -> tuple[str, ...]:
-    """*text* in tokens: its words, each with the space before it. Together they are the text again."""
+    """The tokens of *text*: its words, each with the space before it. Joined, they are the text again."""
     return tuple(_TOKEN.findall(text))
 
 
@@ -32,7 +32,7 @@ def count_tokens(content: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A request: its JSON, and what will identify the answer."""
+    """A request: its JSON, and what identifies the answer."""
 
     body: Mapping[str, Any]
     id: str
@@ -42,7 +42,7 @@ class Order:
 
     @property
     def model(self) -> str:
-        """The model asked for. Raises ``ApiError`` where there is none."""
+        """The requested model. Raises ``ApiError`` if there is none."""
         model = self.body.get("model")
         if not isinstance(model, str) or not model:
             raise ApiError(400, "you must provide a model parameter")
@@ -50,17 +50,17 @@ class Order:
 
     @property
     def stream(self) -> bool:
-        """Whether the answer is wanted in chunks."""
+        """Whether the answer is to be streamed."""
         return bool(self.body.get("stream"))
 
     @property
     def include_usage(self) -> bool:
-        """Whether a stream is to end with the usage."""
+        """Whether a stream should end with the usage."""
         return bool((self.body.get("stream_options") or {}).get("include_usage"))
 
     def number(self, *names: str) -> int | None:
-        """The first given of the parameters called *names*; None: none is. Raises ``ApiError`` unless it is a whole
-        number from 1."""
+        """The first of the parameters *names* that is given; None if none is. Raises ``ApiError`` unless it is a whole
+        number, at least 1."""
         for name in names:
             value = self.body.get(name)
             if value is None:

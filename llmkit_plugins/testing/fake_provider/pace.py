@@ -11,8 +11,8 @@ from llmkit_plugins.testing.fake_provider.latency import latency_of
 
 
 class Pace:
-    """The moments at which *tokens* tokens are due, counted from now, so that a sleep that took too long delays nothing
-    after it."""
+    """When each of *tokens* tokens is due, counted from now, so that one sleep that takes too long does not delay the
+    tokens after it."""
 
     def __init__(self, behaviour: Behaviour, random: Random, tokens: int) -> None:
         first = latency_of("first_token_seconds", behaviour.first_token_seconds)
@@ -23,8 +23,8 @@ class Pace:
         self._started = self._loop.time()
 
     async def until(self, position: int) -> None:
-        """Wait for the token at *position*, at most for the last one. Does not even yield to others where it is due
-        already."""
+        """Wait until the token at *position* (or the last one) is due. If it already is, does not yield to the event
+        loop."""
         due = self.due_seconds[min(position, len(self.due_seconds) - 1)]
         wait = self._started + due - self._loop.time()
         if wait > 0:

@@ -52,7 +52,7 @@ class FakeProvider:
         self._stopped: asyncio.Event
 
     def start(self) -> Self:
-        """Listen; some milliseconds. Started again, it listens where it did. Raises ``OSError`` where the port is
+        """Listen; some milliseconds. Started again, it listens where it did. Raises ``OSError`` if the port is
         taken."""
         with self._changing:
             if self._thread is not None:
@@ -67,7 +67,7 @@ class FakeProvider:
         return self
 
     def close(self) -> None:
-        """Cut every connection and stop. Does nothing where it is not running."""
+        """Cut every connection and stop. Does nothing if it is not running."""
         with self._changing:
             thread, self._thread = self._thread, None
         if thread is not None:
@@ -104,8 +104,8 @@ class FakeProvider:
 
     @property
     def url(self) -> str:
-        """The base URL for a client, with ``/v1``. Raises ``RuntimeError`` where it has never been started on a port of
-        its own choice."""
+        """The base URL for a client, with ``/v1``. Raises ``RuntimeError`` if the port is to be chosen freely and it
+        has never been started."""
         if not self._port:
             raise RuntimeError("it has no port before it is started: with FakeProvider() as provider: ...")
         return f"http://{HOST}:{self._port}/v1"
@@ -129,13 +129,13 @@ class FakeProvider:
             self._tell(lambda service: service.adopt(behaviour))
 
     def fail_with(self, *faults: Fault) -> None:
-        """Have these faults and no others. Their schedules count from here."""
+        """Replace the faults by these, which count requests from here."""
         self.change(faults=faults)
 
     def slow_down(
         self, *, first_token_seconds: float | Latency | None = None, per_token_seconds: float | Latency | None = None
     ) -> None:
-        """Take that long from now on; None: as before."""
+        """Set the latency from now on; None leaves a value as it is."""
         settings: BehaviourSettings = {}
         if first_token_seconds is not None:
             settings["first_token_seconds"] = first_token_seconds
@@ -144,32 +144,32 @@ class FakeProvider:
         self.change(**settings)
 
     def heal(self) -> None:
-        """Have no faults, and the latency it was made with."""
+        """Remove all faults and restore the initial latency."""
         made = self._made
         self.change(faults=(), first_token_seconds=made.first_token_seconds, per_token_seconds=made.per_token_seconds)
 
     @property
     def stats(self) -> ProviderStats:
-        """What it has counted so far, all of one moment. Who has read a response to its end finds it counted."""
+        """A consistent snapshot of the counts. A response that has been read to its end is included."""
         return self._ledger.snapshot()
 
     @property
     def requests(self) -> list[SeenRequest]:
-        """The last requests, oldest first, as they came."""
+        """The last requests, oldest first, as received."""
         return self._ledger.requests()
 
     def reset(self) -> None:
-        """Count from zero, forget the requests, and begin anew with schedules, replies, limits and chance."""
+        """Reset the counts, forget the requests, and restart schedules, replies, limits and randomness."""
         with self._changing:
             self._ledger.reset()
             self._tell(lambda service: service.restart())
 
     def wait_until(self, holds: Callable[[ProviderStats], bool], timeout_seconds: float = 5.0) -> ProviderStats:
-        """Block until *holds* of the stats, and return them. Raises ``TimeoutError`` after *timeout_seconds*."""
+        """Block until *holds* is true of the stats; return them. Raises ``TimeoutError`` after *timeout_seconds*."""
         return self._ledger.wait_until(holds, timeout_seconds)
 
     def _tell(self, order: Callable[[Service], None]) -> None:
-        """Have the service do something before it sees another request."""
+        """Have the service do something before it handles another request."""
         if self._thread is not None:
             self._loop.call_soon_threadsafe(order, self._service)
 
@@ -184,7 +184,7 @@ async def _listening(service: Service, port: int) -> AsyncIterator[int]:
         service.closing = True
         for connection in runner.server.connections if runner.server else ():
             if connection.transport is not None:
-                # closing would wait for clients that do not read
+                # otherwise closing would wait for clients that do not read
                 connection.transport.abort()
         await asyncio.sleep(0)
 

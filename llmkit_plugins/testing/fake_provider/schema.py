@@ -1,4 +1,4 @@
-"""A value that fits a JSON schema: what a model fills in where it calls a tool or answers in a format."""
+"""A value that fits a JSON schema: what a model fills in when it calls a tool or answers in a given format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FORMATS = {
     "uuid": "00000000-0000-4000-8000-000000000000",
 }
 _MAX_DEPTH = 8
-"""Beyond it optional properties and array items are left out, so that a schema that contains itself comes to an end."""
+"""Beyond it, optional properties and array items are left out, so that a recursive schema terminates."""
 
 
 def example_of(schema: Schema) -> Any:
@@ -57,7 +57,7 @@ class _Examples:
         return None
 
     def _resolved(self, schema: Schema) -> Schema:
-        """*schema* with references followed, the first alternative taken, and what must all hold laid together."""
+        """*schema* with references resolved, the first alternative chosen, and ``allOf`` merged."""
         if "$ref" in schema:
             rest = {key: value for key, value in schema.items() if key != "$ref"}
             return self._resolved({**self._referred(schema["$ref"]), **rest})
@@ -121,8 +121,8 @@ def _string(schema: Schema) -> str:
 
 
 def _number(schema: Schema, kind: str) -> float:
-    """The middle of the bounds, where any number will do; else the least multiple within them, or the greatest below
-    the upper."""
+    """The middle of the bounds if any number will do; else the least multiple within them, or the greatest below the
+    upper."""
     low: float | None = max((schema[key] for key in ("minimum", "exclusiveMinimum") if key in schema), default=None)
     high: float | None = min((schema[key] for key in ("maximum", "exclusiveMaximum") if key in schema), default=None)
     if kind == "number" and "multipleOf" not in schema:

@@ -1,4 +1,4 @@
-"""What happens to a request: it is recorded, hit by a fault or not, composed an answer, admitted, and answered."""
+"""What happens to a request: it is recorded, perhaps assigned a fault, given an answer, admitted, and answered."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _LARGEST_BODY = 64 * 2**20
 
 
 class Service:
-    """Answers requests as *behaviour* says. It belongs to one event loop: nothing here is called from elsewhere."""
+    """Answers requests as *behaviour* says. It belongs to one event loop and is used from nowhere else."""
 
     def __init__(self, behaviour: Behaviour, ledger: Ledger) -> None:
         self.closing = False
-        """Whether those who are cancelled from now on did not leave but were sent away."""
+        """Whether requests cancelled from now on are cut off by the server, rather than by their clients."""
         self._ledger = ledger
         self._capacity = Capacity(ledger.occupied)
         self._behaviour = behaviour
@@ -50,14 +50,13 @@ class Service:
         self.adopt(behaviour)
 
     def restart(self) -> None:
-        """Begin anew: the numbers of requests, the replies in turn, what is left of the limits."""
+        """Restart the request numbers, the replies in turn, and the limits."""
         self._numbers, self._turns = count(1), count()
         self._schedule = Schedule(self._behaviour.faults)
         self._allowances = Allowances(self._behaviour, time.monotonic())
 
     def adopt(self, behaviour: Behaviour) -> None:
-        """Behave like this from the next request on. Changed faults count requests anew, changed limits are
-        untouched."""
+        """Use *behaviour* from the next request on. Changed faults count requests anew; changed limits start full."""
         before, self._behaviour = self._behaviour, behaviour
         if behaviour.faults is not before.faults:
             self._schedule = Schedule(behaviour.faults)
@@ -96,9 +95,9 @@ class Service:
             return web.json_response(error.body, status=error.status, headers=self._headers(request_id) | error.headers)
         except ConnectionError:
             self._ledger.client_left()
-            return web.Response()  # nobody is there to get it
+            return web.Response()  # nobody is there to receive it
         except Exception:
-            # a reply of the test's own that has a bug: the server logs it and answers 500
+            # a bug in a test's own reply function: the server logs it and answers 500
             self._ledger.responded(500)
             raise
         except asyncio.CancelledError:
@@ -110,7 +109,7 @@ class Service:
         order = Order(_parsed(await http.read()), request_id, int(time.time()))
         self._ledger.seen(SeenRequest(name, order.body, {key.lower(): value for key, value in http.headers.items()}))
         behaviour = self._behaviour
-        # each request has chance of its own, so that what happens to it does not hang on what the others draw meanwhile
+        # each request has its own random numbers, so that it does not depend on what concurrent requests draw
         random = Random((behaviour.seed << 32) + next(self._numbers))
         fault = self._schedule.next(random)
         _refuse(order, fault)

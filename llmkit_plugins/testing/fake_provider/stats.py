@@ -1,4 +1,4 @@
-"""What a fake provider has seen and sent, counted so that any thread may look."""
+"""Counts of what a fake provider has received and sent, readable from any thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmkit_plugins.call import Usage
 
 @dataclass(frozen=True, slots=True)
 class SeenRequest:
-    """One request as it arrived. What it carries is not in its ``repr``."""
+    """One request as it arrived. Its content is not in its ``repr``."""
 
     endpoint: str
     """``chat``, ``completions`` or ``embeddings``."""
@@ -25,17 +25,17 @@ class SeenRequest:
 
     @property
     def model(self) -> str | None:
-        """The model asked for."""
+        """The requested model."""
         return self.body.get("model")
 
     @property
     def user(self) -> str | None:
-        """Who asks, by the body's ``user``."""
+        """The caller, from the body's ``user``."""
         return self.body.get("user")
 
     @property
     def stream(self) -> bool:
-        """Whether the answer was wanted in chunks."""
+        """Whether the answer was to be streamed."""
         return bool(self.body.get("stream"))
 
 
@@ -44,31 +44,31 @@ class ProviderStats:
     """What a fake provider counted since it started or was reset."""
 
     requests: int
-    """All that arrived, whatever became of them."""
+    """All requests that arrived, whatever their outcome."""
     by_endpoint: Mapping[str, int]
     """The same by ``chat``, ``completions``, ``embeddings`` and ``models``."""
     by_status: Mapping[int, int]
-    """Those whose response began, by its HTTP status."""
+    """Requests whose response began, by HTTP status."""
     streamed: int
     """Streams that began."""
     in_flight: int
-    """Being worked on now."""
+    """Requests being processed now."""
     peak_in_flight: int
-    """The most that were at any time."""
+    """The most being processed at any time."""
     queued: int
-    """Waiting now for one of those in flight to end."""
+    """Requests now waiting for one in flight to end."""
     clients_left: int
-    """Clients that went away before they had their whole answer."""
+    """Clients that went away before receiving their whole answer."""
     prompt_tokens: int
     """Tokens of the prompts that were answered."""
     completion_tokens: int
-    """Tokens sent, those of streams that broke off included."""
+    """Tokens sent, including those of streams that broke off."""
     cost: float
-    """USD for these."""
+    """USD for these tokens."""
 
 
 class Ledger:
-    """Counts. One thread writes, any may read or wait for a state of affairs; keeps the last *keep* requests."""
+    """Keeps the counts and the last *keep* requests. One thread writes; any may read, or wait for a condition."""
 
     def __init__(self, keep: int) -> None:
         self._changed = threading.Condition()
@@ -77,7 +77,7 @@ class Ledger:
         self.reset()
 
     def reset(self) -> None:
-        """Begin at zero. What is under way stays under way."""
+        """Reset the counts. Requests in flight stay counted as in flight."""
         with self._changed:
             self._seen.clear()
             self._by_endpoint: Counter[str] = Counter()
@@ -87,33 +87,33 @@ class Ledger:
             self._cost = 0.0
 
     def arrived(self, endpoint: str) -> None:
-        """A request has come."""
+        """Count a request that has arrived."""
         with self._changed:
             self._by_endpoint[endpoint] += 1
             self._changed.notify_all()
 
     def seen(self, request: SeenRequest) -> None:
-        """Its body was read."""
+        """Record a request whose body has been read."""
         with self._changed:
             self._seen.append(request)
             self._changed.notify_all()
 
     def occupied(self, in_flight: int, queued: int) -> None:
-        """So many are being worked on, so many wait."""
+        """Record how many requests are being processed and how many wait."""
         with self._changed:
             self._in_flight, self._queued = in_flight, queued
             self._peak_in_flight = max(self._peak_in_flight, in_flight)
             self._changed.notify_all()
 
     def responded(self, status: int, *, streamed: bool = False) -> None:
-        """A response begins."""
+        """Count a response that begins."""
         with self._changed:
             self._by_status[status] += 1
             self._streamed += streamed
             self._changed.notify_all()
 
     def sent(self, usage: Usage, cost: float) -> None:
-        """These tokens are on their way to the client."""
+        """Count tokens that are being sent to the client."""
         with self._changed:
             self._prompt_tokens += usage.input_tokens
             self._completion_tokens += usage.output_tokens
@@ -121,7 +121,7 @@ class Ledger:
             self._changed.notify_all()
 
     def client_left(self) -> None:
-        """A client went away early."""
+        """Count a client that went away early."""
         with self._changed:
             self._clients_left += 1
             self._changed.notify_all()
@@ -132,7 +132,7 @@ class Ledger:
             return list(self._seen)
 
     def snapshot(self) -> ProviderStats:
-        """All counts of one moment."""
+        """A consistent snapshot of all counts."""
         with self._changed:
             return ProviderStats(
                 requests=self._by_endpoint.total(),
@@ -149,7 +149,7 @@ class Ledger:
             )
 
     def wait_until(self, holds: Callable[[ProviderStats], bool], timeout_seconds: float) -> ProviderStats:
-        """Block until *holds* of the counts, and return them. Raises ``TimeoutError`` after *timeout_seconds*."""
+        """Block until *holds* is true of the counts; return them. Raises ``TimeoutError`` after *timeout_seconds*."""
         with self._changed:
             if not self._changed.wait_for(lambda: holds(self.snapshot()), timeout_seconds):
                 raise TimeoutError(f"after {timeout_seconds} s it still does not hold of {self.snapshot()}")
