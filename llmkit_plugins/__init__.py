@@ -77,7 +77,7 @@ __all__ = [
     "hookimpl",
 ]
 
-# Imported when first asked for: who uses one plugin does not load what the others need.
+# Imported on first access: using one plugin does not load what the others need.
 _ON_DEMAND = {
     "plugins.circuit_breaker": ("CircuitBreaker", "CircuitBreakerPlugin"),
     "plugins.multiplexer": ("MultiplexerPlugin", "StreamingMultiplexer"),

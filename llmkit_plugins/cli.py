@@ -112,7 +112,7 @@ def _plugins(args: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def _rows(document: Document) -> list[dict[str, Any]]:
-    """What is to be said of every plugin that is installed or listed: the enabled ones first, in their order."""
+    """A row for every plugin that is installed or listed: the enabled ones first, in their order."""
     found = discover()
     first = {one.name: one for one in reversed(found)}
     names = listed(document)
@@ -187,7 +187,7 @@ def _explain(args: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def _imagined(args: argparse.Namespace) -> Call:
-    """A call such as *args* describe."""
+    """The call that *args* describe."""
     params = {} if args.max_tokens is None else {"max_tokens": args.max_tokens}
     metadata = {} if args.optimize_for is None else {ROUTE_WISHES: {"optimize_for": args.optimize_for}}
     return Call("abc " * args.prompt_tokens, args.model, params=params, metadata=metadata)

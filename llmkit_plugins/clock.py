@@ -1,7 +1,7 @@
 """Where time comes from: a clock is a function that returns seconds and never goes backwards.
 
-Algorithms only read it. The drivers also sleep; a clock that brings ``sleep`` of its own (the manual clock of the tests
-does) is slept with, so that no test waits.
+Algorithms only read it. The drivers also sleep, using the clock's own ``sleep`` if it has one (as the tests' manual
+clock does), so that no test waits.
 """
 
 from __future__ import annotations
@@ -16,6 +16,6 @@ SYSTEM_CLOCK: Clock = time.monotonic
 
 
 def sleep_of(clock: Clock) -> Sleep:
-    """How to let time pass on *clock*: its own ``sleep``, else that of the system."""
+    """How to sleep on *clock*: its own ``sleep`` if it has one, else the system's."""
     sleep: Sleep = getattr(clock, "sleep", time.sleep)
     return sleep

@@ -20,7 +20,7 @@ DEFAULT_ORDER = ("observability", "rate_limiter", "multiplexer", "router", "circ
 
 
 class Assembly(NamedTuple):
-    """What settings describe, ready to be put in a kit."""
+    """What the settings describe, ready to build a kit from."""
 
     plugins: list[tuple[str, Any]]
     """The name and the instance of each enabled plugin, in order."""
@@ -32,7 +32,7 @@ class Assembly(NamedTuple):
 
 def assemble(source: str | PathLike[str] | Mapping[str, Any] | None = None) -> Assembly:
     """The plugins and targets that *source* describes: a dict, the path of a TOML file, or None to look in the usual
-    places. Raises ``ConfigError`` (``ConfigErrors`` where there are several problems: all of them are told).
+    places. Raises ``ConfigError``, or ``ConfigErrors`` listing all problems if there are several.
     """
     return build(read(source))
 
@@ -52,7 +52,7 @@ def build(document: Document) -> Assembly:
 
 
 def listed(document: Document) -> dict[str, int] | None:
-    """The plugins that *document* enables, each with its place in the list; None where it leaves them open."""
+    """The plugins that *document* enables, each with its place in the list; None if it does not say."""
     names = document.table.get("plugins")
     if not isinstance(names, list):
         return None
@@ -60,7 +60,7 @@ def listed(document: Document) -> dict[str, int] | None:
 
 
 def installed(document: Document) -> dict[str, Found]:
-    """The installed plugins by name; loaded are those that *document* enables."""
+    """The installed plugins by name; only those that *document* enables are loaded."""
     found: dict[str, Found] = {}
     for one in discover(load=listed(document)):
         if one.name in found:
@@ -71,13 +71,13 @@ def installed(document: Document) -> dict[str, Found]:
 
 
 def default_order(found: Mapping[str, Found]) -> list[str]:
-    """The plugins that are enabled where nothing is said: the five, then whatever else can be used, by name."""
+    """The plugins enabled by default: the five, then any other usable ones, by name."""
     usable = {name for name, one in found.items() if one.plugin}
     return [name for name in DEFAULT_ORDER if name in usable] + sorted(usable.difference(DEFAULT_ORDER))
 
 
 class _Problems:
-    """What is wrong with a document, so that all of it can be said at once."""
+    """Collects what is wrong with a document, to report everything at once."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -87,7 +87,7 @@ class _Problems:
 
     @contextmanager
     def under(self, key: str = "") -> Iterator[None]:
-        """Take note of what is raised inside, as a problem of the table *key*."""
+        """Record an error raised inside as a problem of the table *key*."""
         try:
             yield
         except ConfigError as error:
@@ -99,13 +99,13 @@ class _Problems:
             self.add(ConfigError(f"the plugin failed with {told} ({Path(at.filename).name}, line {at.lineno})"), key)
 
     def add(self, error: ConfigError, under: str = "") -> None:
-        """Take note of *error*, unless it only follows from a reference that could not be replaced."""
+        """Record *error*, unless it only follows from a reference that could not be replaced."""
         key = join(under, error.key)
         if key not in self._unresolved:
             self._errors.append(self._located(error, key))
 
     def check(self) -> None:
-        """Raise what was noted."""
+        """Raise what was recorded."""
         if self._errors:
             raise as_one(self._errors)
 
@@ -138,7 +138,7 @@ def _enabled(document: Document, found: Mapping[str, Found], problems: _Problems
 
 
 def _unusable(name: str, found: Mapping[str, Found]) -> ConfigError | None:
-    """What keeps the plugin called *name* from being enabled."""
+    """Why the plugin called *name* cannot be enabled."""
     if name not in found:
         there = f"installed: {', '.join(sorted(found)) or 'none'}"
         right = "; ".join(filter(None, [similar(name, found), there]))
@@ -150,7 +150,7 @@ def _unusable(name: str, found: Mapping[str, Found]) -> ConfigError | None:
 
 
 def _check_tables(document: Document, enabled: list[Found], found: Mapping[str, Found], problems: _Problems) -> None:
-    """Nothing is silently ignored: a key that nobody reads is a problem."""
+    """Report every key that nothing reads: none is silently ignored."""
     known = {*KitSettings.model_fields, *(one.name for one in enabled), *(listed(document) or ())}
     for name in document.table:
         if name not in known:
@@ -166,7 +166,7 @@ def _unread(name: str, found: Mapping[str, Found]) -> ConfigError:
 
 
 def _plugin_settings(found: Found, document: Document, problems: _Problems) -> dict[str, Any]:
-    """The checked settings of one plugin, only those that were given: the rest is left to the plugin's own defaults."""
+    """The checked settings of one plugin, only those that were given: the plugin's own defaults apply to the rest."""
     with problems.under(found.name):
         settings = found.settings(**_table(found, document))
         return {name: getattr(settings, name) for name in settings.model_fields_set}

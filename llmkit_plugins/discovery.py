@@ -1,4 +1,4 @@
-"""Which plugins are installed: the entry points of the group ``llmkit_plugins``, each loaded by itself and guarded."""
+"""Which plugins are installed: the entry points of the group ``llmkit_plugins``, each loaded in isolation."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ _warned: set[Found] = set()
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One installed plugin, as its entry point tells."""
+    """One installed plugin, as described by its entry point."""
 
     name: str
-    """What settings call it."""
+    """Its name in the settings."""
     value: str
     """Where it is: ``module:attribute``."""
     distribution: str | None = None
-    """The package that brought it."""
+    """The package that provides it."""
     version: str | None = None
     """The version of that package."""
     plugin: Callable[..., Any] | None = None
-    """Its class, or a factory without arguments; None where it was not loaded or cannot be used."""
+    """Its class, or a factory without arguments; None if it was not loaded or cannot be used."""
     error: str | None = None
     """Why it cannot be used."""
     hooks: tuple[str, ...] = ()
-    """The hooks its class implements, in the order they fire. Those of a factory's plugin are not known."""
+    """The hooks its class implements, in the order they fire; unknown for a factory's plugin."""
 
     @property
     def settings(self) -> type[Settings]:
-        """What its table must be: the class it declares as its ``Config``; without one, nothing can be set."""
+        """The schema of its table: the class it declares as ``Config``; without one, it has no settings."""
         declared: type[Settings] = getattr(self.plugin, "Config", Settings)
         return declared
 
     @property
     def origin(self) -> str:
-        """The package that brought it, with its version."""
+        """The package that provides it, with its version."""
         return " ".join(filter(None, [self.distribution or "an unknown package", self.version]))
 
 
 def discover(load: Collection[str] | None = None) -> list[Found]:
-    """The installed plugins by name, those called *load* (None: all) imported. One that cannot be imported is there
-    with its error. Where two packages offer one name, the first has it: this package, then the others by name."""
+    """The installed plugins by name; those in *load* (None: all) are imported. One that cannot be imported is listed
+    with its error. If several packages offer a name, the first wins: this package, then the others by name."""
     found: list[Found] = []
     first: dict[str, Found] = {}
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=_precedence):

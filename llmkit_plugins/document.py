@@ -23,7 +23,7 @@ _PLUGINS_TABLE = re.compile(r"^\s*\[+\s*(?:tool\.llmkit\.)?plugins\s*\.\s*\"?([\
 
 
 class FromEnv(str):
-    """A text with values from the environment in it. Its ``repr`` shows the references as written, never the values."""
+    """A string containing values from the environment. Its ``repr`` shows the references, never the values."""
 
     __slots__ = ("values", "written")
     written: str
@@ -42,7 +42,7 @@ class FromEnv(str):
 
 
 def scrub(text: str, data: object) -> str:
-    """*text* with every value that *data* has from the environment replaced by its reference."""
+    """*text*, with every value in *data* that is from the environment replaced by its reference."""
     for leaf in _from_env(data):
         for value in leaf.values:
             text = text.replace(value, leaf.written)
@@ -58,7 +58,7 @@ def _from_env(data: object) -> Iterator[FromEnv]:
 
 
 def join(outer: str | None, inner: str | None) -> str:
-    """Two parts of a dotted key as one: ``targets`` and ``[0].name`` make ``targets[0].name``."""
+    """Join two parts of a dotted key: ``targets`` and ``[0].name`` make ``targets[0].name``."""
     dot = "." if outer and inner and not inner.startswith("[") else ""
     return f"{outer or ''}{dot}{inner or ''}"
 
@@ -70,7 +70,7 @@ class Document:
     table: dict[str, Any]
     """The settings: the kit's own, and one table for each plugin."""
     file: str | None = None
-    """The file they are from; None for a dict."""
+    """The file they were read from; None for a dict."""
     prefix: str = ""
     """What precedes every key in that file: ``tool.llmkit`` in a pyproject.toml."""
     problems: list[ConfigError] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Document:
 def read(source: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> Document:
     """The settings in *source*: a dict, the path of a TOML file, or None for the file that :func:`locate` finds.
 
-    Raises ``ConfigError`` where there is none, or where it cannot be read or is not TOML.
+    Raises ``ConfigError`` if there is none, or if it cannot be read or is not TOML.
     """
     if isinstance(source, Mapping):
         return _document(source)
@@ -130,7 +130,7 @@ def _parse(path: Path, right: str = _A_FILE) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except ValueError as error:
-        # A list of plugins before their tables is not even TOML; say what to write rather than what the parser met.
+        # A list of plugins before their tables is not valid TOML: say what to write instead of what the parser found.
         if table := _PLUGINS_TABLE.search(text):
             raise nested_under_plugins(table[1], str(path)) from None
         right = "text in quotes, every key and every table once"
@@ -138,7 +138,7 @@ def _parse(path: Path, right: str = _A_FILE) -> dict[str, Any]:
 
 
 def nested_under_plugins(plugin: str, file: str | None = None) -> ConfigError:
-    """The error for ``[plugins.x]``: *plugins* is the list that enables, so it cannot hold tables too."""
+    """The error for ``[plugins.x]``: *plugins* is the list of enabled plugins, so it cannot hold tables too."""
     what = "plugins is the list of the enabled plugins; their settings do not go under it"
     return ConfigError(what, file=file, key=f"plugins.{plugin}", right=f"a table of its own: [{plugin}]")
 

@@ -1,4 +1,4 @@
-"""What plugins tell each other besides the hooks: events inside one plugin that another may want to count or log.
+"""What plugins tell each other outside the hooks: events in one plugin that another may want to count or log.
 
 The classes below are the events that the plugins of this package publish; to add your own, define a class. Publishing
 without a listener costs a dictionary look-up.
@@ -68,16 +68,16 @@ class Routed(NamedTuple):
     predicted_seconds: float | None = None
     """How long the attempt will take, from sending to its end; None if unknown."""
     cost: Callable[[], float | None] | None = None
-    """Works out ``predicted_cost``: few ask for it, and the prompt has to be measured for it."""
+    """Computes ``predicted_cost``, on demand because the prompt has to be measured for it."""
 
     @property
     def predicted_cost(self) -> float | None:
-        """What it will cost in USD; None where a price is unknown."""
+        """What it will cost in USD; None if a price is unknown."""
         return None if self.cost is None else self.cost()
 
 
 class Events:
-    """Who wants to know of what. Listeners are called at once, in the thread that publishes, and must not block."""
+    """Listeners by kind of event. They are called immediately, in the publishing thread, and must not block."""
 
     def __init__(self, report: Callable[[str, Exception], Any]) -> None:
         self._report = report
@@ -88,16 +88,16 @@ class Events:
         self._listeners = {**self._listeners, kind: (*self._listeners.get(kind, ()), listener)}
 
     def unsubscribe(self, kind: type[E], listener: Callable[[E], None]) -> None:
-        """Call *listener* no more."""
+        """Stop calling *listener*."""
         left = tuple(other for other in self._listeners.get(kind, ()) if other != listener)
         self._listeners = {**self._listeners, kind: left}
 
     def wanted(self, kind: type) -> bool:
-        """Whether anybody listens: where an event is costly to make."""
+        """Whether anybody listens; ask first if an event is costly to create."""
         return bool(self._listeners.get(kind))
 
     def publish(self, event: object) -> None:
-        """Tell whoever wants to know; a listener's bug is logged and counted, and hurts nobody."""
+        """Call the listeners for *event*; a listener's bug is logged and counted, and affects nothing else."""
         for listener in self._listeners.get(type(event), ()):
             try:
                 listener(event)

@@ -1,5 +1,5 @@
-"""What a forked process must not take over from its parent: locks that other threads held there, and what they had
-under way. None of these threads goes on in the child, so that it would wait for them for ever."""
+"""What a forked process must not inherit from its parent: locks held by other threads, and the work they had under
+way. These threads do not exist in the child, which would wait for them forever."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _owners: WeakKeyDictionary[Any, Callable[[Any], None]] = WeakKeyDictionary()
 
 
 def new_lock() -> threading.Lock:
-    """A ``Lock`` that nobody holds in a forked process."""
+    """A ``Lock`` that is unlocked in a forked process."""
     lock = threading.Lock()
     _locks.add(lock)
     return lock
 
 
 def new_rlock() -> threading.RLock:
-    """An ``RLock`` that nobody holds in a forked process."""
+    """An ``RLock`` that is unlocked in a forked process."""
     lock = threading.RLock()
     _locks.add(lock)
     return lock
 
 
 def in_child(owner: T, begin: Callable[[T], None]) -> None:
-    """Call *begin* with *owner* in every forked process, as long as it lives."""
+    """Call *begin* with *owner* in every forked process, as long as *owner* is alive."""
     _owners[owner] = begin
 
 

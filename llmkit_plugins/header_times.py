@@ -6,7 +6,7 @@ import re
 from math import isfinite
 
 UNIX_TIME = 1e9
-"""Numbers from here on are no durations, but moments."""
+"""Numbers from here on are points in time, not durations."""
 
 _MILLISECONDS = 1e12
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -15,7 +15,7 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def duration(text: str) -> float | None:
-    """The seconds of ``12ms`` or ``6m0s``; None where *text* is no such thing, or no number can hold it."""
+    """The seconds of ``12ms`` or ``6m0s``; None if *text* is not a duration or is too large for a float."""
     if not _DURATIONS.fullmatch(text):
         return None
     seconds = sum([float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION.findall(text)])
@@ -23,5 +23,5 @@ def duration(text: str) -> float | None:
 
 
 def unix_seconds(moment: float) -> float:
-    """A *moment* that is told in seconds, or in milliseconds, of Unix time."""
+    """A *moment* given as Unix time in seconds or milliseconds, in seconds."""
     return moment if moment < _MILLISECONDS else moment / 1000

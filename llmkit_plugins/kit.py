@@ -119,7 +119,7 @@ class LLMKit:
         name = name or (own if isinstance(own, str) and own else type(plugin).__name__)
         check_hooks(plugin, name)
         with self._lock:
-            if plugin in self._plugins.values():  # or one equal to it: their state on a call would be one
+            if plugin in self._plugins.values():  # or an equal one: they would share their state on a call
                 raise ConfigError("this plugin is already registered", key=name)
             if name in self._plugins:
                 name = next(
@@ -177,7 +177,7 @@ class LLMKit:
             self._compile()
 
     def _next_plan(self) -> Plan:
-        """The plan of the call or attempt that begins now, once what ran out has been cancelled."""
+        """The plan for a call or attempt that starts now; expired handles are cancelled first."""
         if self.leases.ends:
             self.leases.expire(self.clock())
         return self._plan if self._timer is None or not self._timer.due() else self._timed_plan
@@ -254,7 +254,7 @@ class LLMKit:
         return await ahold(attempt_at(plan, call, target, backend), call, plan, self.leases)
 
     def _admit(self, call: Call) -> Plan:
-        """The plan that *call* is to keep; a call is admitted once."""
+        """The plan that *call* keeps; a call is admitted only once."""
         if self._closed:
             raise LLMKitError("this kit is closed")
         if call.begun:

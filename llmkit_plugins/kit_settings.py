@@ -1,4 +1,4 @@
-"""The settings of a kit itself, beside which the table of each plugin stands."""
+"""The settings of the kit itself, next to which each plugin has a table."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What an exception of a provider's client means: its kind, and how long to stay away.
+"""What an exception from a provider's client means: its kind, and how long to stay away.
 
-Works on the attributes that the clients of this field share (``status_code``, ``code``, ``body``,
+Works on the attributes that LLM clients share (``status_code``, ``code``, ``body``,
 ``response.headers``), so that no client has to be imported. The kinds and what may be done about them are in
 :mod:`llmkit_plugins.errors`.
 """
@@ -45,8 +45,8 @@ _RESET = re.compile(r"(x-)?ratelimit-reset|anthropic-ratelimit-.*-reset$")
 
 
 def kind_of(error: BaseException) -> ErrorKind | None:
-    """The kind of a provider's *error*: its own ``kind``, else by its status, else by what it derives from. None: not
-    known."""
+    """The kind of a provider's *error*: its own ``kind``, else by its status, else by its base classes. None:
+    unknown."""
     kind: ErrorKind | None = getattr(error, "kind", None)
     if kind in _KINDS:
         return kind
@@ -62,7 +62,7 @@ def kind_of(error: BaseException) -> ErrorKind | None:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that *error* carries, itself or on its response."""
+    """The HTTP status of *error* or its response."""
     for holder in (error, getattr(error, "response", None)):
         status = getattr(holder, "status_code", None)
         if status is not None:
@@ -100,9 +100,9 @@ def retry_after_of(error: BaseException) -> float | None:
 
 
 def retry_after(headers: Mapping[str, Any], wall_clock: float | None = None) -> float | None:
-    """Seconds to stay away, by every usual header: ``retry-after`` (seconds or a date), ``retry-after-ms`` and the
-    ``ratelimit-reset`` family of exhausted limits. Where several say, the longest. *wall_clock* is the Unix time that
-    dates count from.
+    """Seconds to stay away, by all the usual headers: ``retry-after`` (seconds or a date), ``retry-after-ms`` and the
+    ``ratelimit-reset`` family of exhausted limits; if there are several, the longest. *wall_clock* is the Unix time
+    that dates count from.
     """
     lower = {str(name).lower().removeprefix("llm_provider-"): str(value).strip() for name, value in headers.items()}
     now = time.time() if wall_clock is None else wall_clock

@@ -1,4 +1,4 @@
-"""The settings as JSON schema, so that an editor can complete and check them."""
+"""The settings as a JSON schema, so that an editor can complete and check them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def settings_schema(found: Iterable[Found]) -> dict[str, Any]:
 
 
 class _WithReferences(GenerateJsonSchema):
-    """Where a number, a truth value or one of several words belongs, ``${NAME}`` may stand too."""
+    """Also allows ``${NAME}`` in place of a number, a boolean or an enumerated word."""
 
     def int_schema(self, schema: Any) -> JsonSchemaValue:
         return _or_reference(super().int_schema(schema))
@@ -43,7 +43,7 @@ class _WithReferences(GenerateJsonSchema):
         return _or_reference(super().literal_schema(schema))
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:  # noqa: ARG002
-        """Settings that only Python can give (a function, a client) are left open."""
+        """Settings that can only be given in Python (a function, a client) accept anything."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""The base of everybody's settings: frozen, keyword-only, and wrong in a way that says what would be right."""
+"""The base of all settings: frozen, keyword-only, with errors that say what would be right."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TYPES = {
 
 
 _SHOULD = re.compile(r"^\w+ should (be |have )?(a valid )?")
-"""How pydantic's messages begin; the rest of them is what would be right."""
+"""How pydantic's messages begin; the rest says what would be right."""
 
 
 class ConfigErrors(ConfigError):
@@ -48,12 +48,12 @@ class ConfigErrors(ConfigError):
 
 
 def each(error: ConfigError) -> tuple[ConfigError, ...]:
-    """The single errors that *error* stands for."""
+    """The individual errors in *error*."""
     return error.errors if isinstance(error, ConfigErrors) else (error,)
 
 
 def as_one(errors: Sequence[ConfigError]) -> ConfigError:
-    """One error to raise for *errors*: the only one itself, else all of them together."""
+    """One error to raise for *errors*: a single one itself, several combined."""
     return errors[0] if len(errors) == 1 else ConfigErrors(errors)
 
 
@@ -74,7 +74,7 @@ class Settings(BaseModel):
             wrong = _explain(error, type(self), values)
         else:
             return
-        # Outside the handler: pydantic's own error, chained to this one, would carry the values.
+        # Outside the handler: otherwise pydantic's error, which contains the values, would be chained to this one.
         raise as_one(wrong)
 
     @field_validator("*", mode="before")
@@ -87,19 +87,19 @@ class Settings(BaseModel):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What to write instead of the unknown *name*: the most similar of *known*, or one of them all."""
+    """What to write instead of the unknown *name*: the most similar of *known*, or else any of them."""
     known = sorted(known)
     return similar(name, known) or (f"one of {', '.join(known)}" if known else "take it out: nothing can be set here")
 
 
 def similar(name: str, known: Iterable[str]) -> str | None:
-    """A question for the most similar of *known*; None where none is."""
+    """A question suggesting the most similar of *known*; None if none is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]}?" if near else None
 
 
 def shown(value: object) -> str:
-    """*value* as its author knows it, in short; for one from the environment that is the reference."""
+    """*value* as its author wrote it, shortened; for one from the environment, its reference."""
     if isinstance(value, Mapping | BaseModel):
         return "a table"
     if isinstance(value, list | tuple | set | frozenset):
@@ -112,7 +112,7 @@ def shown(value: object) -> str:
 
 
 def _explain(error: ValidationError, model: type[Settings], values: Mapping[str, Any]) -> list[ConfigError]:
-    """pydantic's findings in our words. The alternatives of a union, one finding each there, become one error."""
+    """pydantic's errors in our words. The errors for the alternatives of a union become one."""
     found: dict[str, list[ConfigError]] = {}
     for detail in error.errors(include_url=False):
         loc = detail["loc"]
@@ -138,7 +138,7 @@ def _findings(detail: Any, key: str, field: FieldInfo | None, model: type[Settin
 
 
 def _moved(wrong: ConfigError, key: str, value: object, field: FieldInfo | None) -> ConfigError:
-    """What a validator said, at its place. Where the value it may have quoted is private, its words are dropped."""
+    """A validator's error, at its place. If the value is private, the text is dropped, since it may quote the value."""
     what = _not_valid(value, field) if isinstance(value, FromEnv) or _private(field) else scrub(wrong.what, value)
     return ConfigError(what, key=join(key, wrong.key) or None, right=wrong.right and scrub(wrong.right, value))
 
@@ -152,7 +152,7 @@ def _alternatives(findings: list[ConfigError]) -> list[ConfigError]:
 
 
 def _key(loc: tuple[int | str, ...], values: Mapping[str, Any], *, missing: bool) -> str:
-    """The place as it would be written: ``limits[0].per``. What is not in the values is a label of a union's member."""
+    """The place as it would be written: ``limits[0].per``. A part not in the values is the label of a union member."""
     if not loc:
         return ""
     key, here = str(loc[0]), values.get(str(loc[0]))

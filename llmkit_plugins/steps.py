@@ -1,5 +1,5 @@
-"""What a hook may say: a ``pre`` hook yields two steps, which the host performs, waiting or awaiting, and returns two
-ends; ``route`` tells which targets are better."""
+"""What a hook may yield or return: a ``pre`` hook yields two kinds of step, performed by the host (sync or async), and
+returns two kinds of result; ``route`` tells which targets are better."""
 
 from __future__ import annotations
 

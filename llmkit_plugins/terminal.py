@@ -1,4 +1,4 @@
-"""Text for a person: coloured and framed on a terminal where rich is installed, plain and aligned everywhere else."""
+"""Text for people: coloured and framed on a terminal if rich is installed, plain and aligned otherwise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NARROW = 10  # characters: no column is made narrower
 
 
 def say(text: str = "", style: str | None = None) -> None:
-    """Write *text*, in *style* (``bold``, ``red`` …) where there are styles."""
+    """Write *text*, in *style* (``bold``, ``red`` …) if the output supports styles."""
     if console := _console():
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
     else:

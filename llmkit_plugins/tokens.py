@@ -1,4 +1,4 @@
-"""How long a prompt is and how long an answer may be, whatever form the framework gave them."""
+"""How long a prompt is and how long an answer may be, in any framework's format."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from llmkit_plugins.call import Call
 
 MEDIA_CHARS = 3000
-"""What an image or a sound counts for: about 750 tokens."""
+"""What an image or audio clip counts for: about 750 tokens."""
 
 MEASURED = "prompt_chars"
-"""Where in ``call.state`` the characters of its prompt are, once somebody has counted them."""
+"""The key in ``call.state`` of the length of its prompt, once measured."""
 
 _MAX_DEPTH = 8
 _ENDLESS = 1e12
@@ -19,9 +19,9 @@ _BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 def prompt_chars(messages: Any, depth: int = _MAX_DEPTH) -> int:
-    """The characters of *messages* in any framework's form: text, mappings, sequences, objects with ``content``.
+    """The characters of *messages* in any framework's format: text, mappings, sequences, objects with ``content``.
 
-    Images and sounds count as :data:`MEDIA_CHARS` each, whatever the length of their encoding.
+    Images and audio clips count as :data:`MEDIA_CHARS` each, regardless of their encoded length.
     """
     if isinstance(messages, str):
         return MEDIA_CHARS if messages.startswith("data:") else len(messages)
@@ -38,7 +38,7 @@ def prompt_chars(messages: Any, depth: int = _MAX_DEPTH) -> int:
         parts = (getattr(messages, "content", None),)
     chars = 0
     for part in parts:
-        if type(part) is str and not part.startswith("data:"):  # most are: a call less for each
+        if type(part) is str and not part.startswith("data:"):  # the common case: saves a call
             chars += len(part)
         else:
             chars += prompt_chars(part, depth - 1)
@@ -46,7 +46,7 @@ def prompt_chars(messages: Any, depth: int = _MAX_DEPTH) -> int:
 
 
 def measured_prompt(call: Call) -> int:
-    """The characters of the prompt of *call*, its tools included; measured once, whoever asks."""
+    """The characters of the prompt of *call*, tools included; measured once and cached."""
     chars: int | None = call.state.get(MEASURED)
     if chars is None:
         chars = prompt_chars(call.messages)
@@ -57,7 +57,7 @@ def measured_prompt(call: Call) -> int:
 
 
 def prompt_texts(messages: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
-    """The texts that *messages* consist of, in order, roles and encoded media included."""
+    """The texts in *messages*, in order, including roles and encoded media."""
     if isinstance(messages, str):
         yield messages
     elif depth and messages is not None:
@@ -69,7 +69,7 @@ def prompt_texts(messages: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
 
 
 def max_output_tokens(params: Mapping[str, Any]) -> float | None:
-    """The bound on the answer that *params* set, by any of its usual names; None where it is no number from 0 on."""
+    """The bound on the answer that *params* set, under any of its usual names; None unless it is a number >= 0."""
     for name in _BOUNDS:
         bound = params.get(name)
         if bound is not None:

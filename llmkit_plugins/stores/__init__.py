@@ -1,1 +1,1 @@
-"""What is shared between processes."""
+"""State shared between processes."""

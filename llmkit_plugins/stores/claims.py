@@ -1,4 +1,4 @@
-"""What is wanted of counters that processes share, and what became of it: whatever the store is."""
+"""Claims on counters that processes share, and the replies to them, for any store."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ from typing import NamedTuple
 
 
 class Claim(NamedTuple):
-    """What is wanted of one counter: so much of a rate or, where it names a *holder*, one of so many permits."""
+    """A claim on one counter: an amount of a rate or, if it names a *holder*, a permit."""
 
     key: str
     step: float
-    """Of a rate: how many seconds it moves ahead (back, where that is negative). Of a permit: the seconds of its
-    lease."""
+    """For a rate: how many seconds to move it ahead (back, if negative). For a permit: the seconds of its lease."""
     most: float
-    """Of a rate: how many seconds it may be ahead of the clock. Of permits: how many there are."""
+    """For a rate: how many seconds it may be ahead of the clock. For permits: how many there are."""
     wait: float
-    """Of a rate: from how many seconds ahead the wait is counted. Of a permit: how long it is likely to be."""
+    """For a rate: the seconds ahead from which the wait is counted. For a permit: the likely wait."""
     holder: str = ""
-    """Who has the permit, by a name of his own."""
+    """A unique name for whoever holds the permit."""
 
 
 class Reply(NamedTuple):
-    """What became of some claims."""
+    """The result of a set of claims."""
 
     taken: bool
     short: int | None = None
-    """The number of the claim that there is not enough for yet. None: there is, or the store did not answer."""
+    """The index of the claim there is not yet enough for. None: there is enough, or the store did not answer."""
     seconds: float = 0.0
-    """How long until there will be. Where rates were taken in advance, permits were not: they are asked for then."""
+    """Seconds until there will be. If rates were taken in advance, permits were not: ask for them after this."""
 
 
 UNREACHABLE = Reply(taken=False)

@@ -1,8 +1,7 @@
 """Counters in Redis, which all processes take from.
 
-A thread of the store's own does the asking: what several want at the same time in one round trip, and what is given
-back as well, so that nobody waits for it. A Redis that does not answer is left alone for a while; what is to be given
-back meanwhile is kept until it answers.
+The store's own thread does the I/O: it batches concurrent requests into one round trip, and gives things back in the
+background. If Redis does not answer, it is left alone for a while; what is to be given back is kept until it answers.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ log = logging.getLogger("llmkit")
 _LARGEST_BATCH = 100
 _LARGEST_BACKLOG = 10_000
 _IDLE_SECONDS = 10.0
-"""After so long without work the thread ends; the next one who asks starts another."""
+"""The thread ends after being idle this long; the next request starts another."""
 _EXIT_SECONDS = 2.0
-"""How long a process that ends waits for what it has to give back."""
+"""How long an exiting process waits for what it still has to give back."""
 
 
 class _Job(NamedTuple):
@@ -50,15 +49,15 @@ class _Job(NamedTuple):
 class RedisStore:
     """The counters in the Redis at *url* (``redis://``, ``rediss://`` or ``unix://``), for any threads and tasks.
 
-    An answer is waited for *timeout_seconds* at most; where there is none, Redis is not asked again for
-    *retry_seconds*. Raises ``ValueError`` where *url* is none of Redis.
+    It waits for an answer at most *timeout_seconds*; if there is none, Redis is not asked again for *retry_seconds*.
+    Raises ``ValueError`` if *url* is not a Redis URL.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float = 0.25, retry_seconds: float = 1.0) -> None:
         self.place = place_of(url)
-        """Where it is."""
+        """The location of the Redis."""
         self.failures = 0
-        """How often it did not answer."""
+        """How often Redis did not answer."""
         self._url, self._timeout_seconds, self._retry_seconds = url, timeout_seconds, retry_seconds
         self._away_until = float("-inf")
         self._away = False
@@ -67,7 +66,7 @@ class RedisStore:
         in_child(self, RedisStore._begin)
 
     def _begin(self) -> None:
-        """Nothing is connected, and nobody works; so it is in a new process as well."""
+        """Start without connection or thread, as also in a forked process."""
         self._lock = Lock()
         self._thread: Thread | None = None
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
@@ -75,8 +74,7 @@ class RedisStore:
         self._client: Redis | None = None
 
     def take(self, claims: Sequence[Claim], patience: float = 0.0) -> Reply:
-        """Take all of *claims* or none, waiting in this thread. Rates may be taken up to *patience* seconds in
-        advance."""
+        """Take all of *claims* or none, blocking this thread; rates may be taken up to *patience* seconds ahead."""
         reply = self._ask(claims, patience)
         if reply is None:
             return UNREACHABLE
@@ -89,7 +87,7 @@ class RedisStore:
             raise
 
     async def atake(self, claims: Sequence[Claim], patience: float = 0.0) -> Reply:
-        """The same, awaiting. Who is cancelled meanwhile has taken nothing."""
+        """Like :meth:`take`, without blocking the event loop; if cancelled, nothing stays taken."""
         reply = self._ask(claims, patience)
         if reply is None:
             return UNREACHABLE
@@ -103,13 +101,13 @@ class RedisStore:
             raise
 
     def shift(self, claims: Sequence[Claim]) -> None:
-        """Move rates by the steps of *claims*, whatever they may be, and give back permits: soon, in the background."""
+        """Move rates by the steps of *claims*, unconditionally, and give back permits; soon, in the background."""
         if self._jobs.qsize() < _LARGEST_BACKLOG:
             self._put(_Job(SHIFT, claims, None))
 
     def flush(self, seconds: float) -> None:
-        """Wait until all that was asked for before is done, for *seconds* at most. A Redis that was left alone is asked
-        once more, where there is anything to give back."""
+        """Wait at most *seconds* until all earlier requests are done. A Redis being left alone is tried once more
+        if there is anything to give back."""
         if self._thread is not None:
             done: Future[Reply] = Future()
             self._away_until = float("-inf")
@@ -136,12 +134,11 @@ class RedisStore:
                     thread = Thread(target=self._work, name="llmkit-redis", daemon=True)
                     thread.start()
                     self._thread = thread
-        except RuntimeError as error:  # there are too many threads, or the interpreter ends
+        except RuntimeError as error:  # too many threads, or the interpreter is shutting down
             self._lost(error)
 
     def _not_waiting(self, claims: Sequence[Claim], reply: Future[Reply], late: TimeoutError) -> Reply:
-        """Whoever asked has waited long enough. If it was he who came too late, as a busy event loop does, there is an
-        answer."""
+        """Stop waiting for *reply*. If the caller itself was late, as under a busy event loop, the answer is there."""
         if reply.done() and not reply.cancelled():
             return reply.result()
         self._withdraw(claims, reply)
@@ -149,7 +146,7 @@ class RedisStore:
         return UNREACHABLE
 
     def _withdraw(self, claims: Sequence[Claim], reply: Future[Reply]) -> None:
-        """Whoever asked has gone: what he is given all the same, he gives back."""
+        """Cancel a request whose caller has gone; anything still taken for it is given back."""
         if not reply.cancel():
             reply.add_done_callback(partial(self._give_back, claims))
 
@@ -189,12 +186,12 @@ class RedisStore:
         try:
             answers = self._send(jobs)
             replies = [*map(reply_of, answers)]
-        except Exception as error:  # whatever it is, nobody may be kept waiting for a thread that has ended
+        except Exception as error:  # on any error: nobody may be left waiting for a thread that has ended
             answers = [error] * len(jobs)
             replies = [UNREACHABLE] * len(jobs)
         failed = [(job, error) for job, error in zip(jobs, answers, strict=True) if _says_all_is_lost(error)]
         if failed:
-            # Who knows what was done: to take permits back twice does no harm, as it would with rates.
+            # It is unknown what was done. Giving permits back twice is harmless; with rates it would not be.
             self._owe(claim for job, _ in failed for claim in job.claims if claim.holder)
             self._lost(failed[0][1])
             self._disconnect()
@@ -204,11 +201,11 @@ class RedisStore:
         return replies
 
     def _owe(self, claims: Iterable[Claim]) -> None:
-        """Keep what is to be given back; the oldest, if it is too much, comes back by its lease."""
+        """Keep what is to be given back; if it is too much, the oldest is left to expire with its lease."""
         self._owed = [*self._owed, *claims][-_LARGEST_BACKLOG:]
 
     def _disconnect(self) -> None:
-        """The next connection may be to another server: of one that had to step down, nothing is to be hoped for."""
+        """Drop the connection: this server may have stepped down, and the next connection may reach another."""
         client, self._client = self._client, None
         if client is not None:
             with suppress(Exception):
@@ -221,7 +218,7 @@ class RedisStore:
                 encoding_errors="surrogatepass",
                 socket_timeout=self._timeout_seconds,
                 socket_connect_timeout=self._timeout_seconds,
-                retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionLost,)),  # it may have closed an idle one
+                retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionLost,)),  # idle ones may have been closed
             )
         with self._client.pipeline(transaction=False) as pipeline:
             for script, claims, _, patience in jobs:
@@ -244,13 +241,13 @@ class RedisStore:
 
 
 def place_of(url: str) -> str:
-    """Where the Redis at *url* is, without what is secret in it. Raises ``ValueError`` where it is no URL of Redis."""
+    """The location in *url*, without its secrets. Raises ``ValueError`` if it is not a Redis URL."""
     at: Mapping[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
     return str(at["path"]) if "path" in at else f"{at.get('host', 'localhost')}:{at.get('port', 6379)}"
 
 
 def _says_all_is_lost(answer: Any) -> bool:
-    """A key that holds something of somebody else's is no reason not to ask for others."""
+    """Whether *answer* means that Redis failed; a single key holding a foreign value does not."""
     return isinstance(answer, Exception) and "WRONGTYPE" not in str(answer)
 
 
@@ -261,13 +258,13 @@ _by_url: WeakValueDictionary[str, RedisStore] = WeakValueDictionary()
 
 
 def store_at(url: str) -> RedisStore:
-    """The store at *url*: the same one for all in this process. Raises ``ValueError`` as :class:`RedisStore` does."""
+    """The store at *url*, shared within this process. Raises ``ValueError`` as :class:`RedisStore` does."""
     store = _by_url.get(url)
     return _by_url.setdefault(url, RedisStore(url)) if store is None else store
 
 
 @atexit.register
 def _flush_all() -> None:
-    """What the others would have to wait for until its lease ends is given back."""
+    """Give back at exit what others would otherwise wait for until its lease expires."""
     for store in list(_stores):
         store.flush(_EXIT_SECONDS)

@@ -1,5 +1,5 @@
-"""What Redis is told to do: one script takes from several counters at once, all or none, another moves them. And how
-claims and replies are written on the way."""
+"""The Redis scripts: one takes from several counters at once, all or none; the other moves them. Also encodes claims
+and decodes replies."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from llmkit_plugins.stores.claims import UNREACHABLE, Claim, Reply
 
 _MICROSECONDS = 1e6
-"""Of a second: the scripts reckon in them."""
+"""Per second: the unit of the scripts."""
 
-# GCRA (ITU-T I.371): a rate's state is when it will be full again, in µs of the clock of Redis; the key goes with it.
-# A permit is a member of a sorted set, by when its lease ends; the key goes with the last.
+# GCRA (ITU-T I.371): a rate's state is when it will be full again, in µs on the Redis clock; the key expires then.
+# A permit is a member of a sorted set, scored by the end of its lease; the key expires with the last one.
 _LUA = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -70,7 +70,7 @@ end
 
 
 def arguments_of(claims: Sequence[Claim], patience: float) -> list[str | float]:
-    """What a script is called with: the keys of *claims*, four numbers or words for each, and the *patience*."""
+    """The arguments of a script: the keys of *claims*, four values for each claim, and *patience*."""
     arguments: list[str | float] = [claim.key for claim in claims]
     for _, step, most, wait, holder in claims:
         counted = most if holder else most * _MICROSECONDS
@@ -79,7 +79,7 @@ def arguments_of(claims: Sequence[Claim], patience: float) -> list[str | float]:
 
 
 def reply_of(answer: Any) -> Reply:
-    """What a script's *answer* means."""
+    """Decode a script's *answer*."""
     if answer is None or isinstance(answer, Exception):
         return UNREACHABLE
     taken, short, microseconds = answer
