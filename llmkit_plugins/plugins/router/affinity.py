@@ -1,4 +1,4 @@
-"""Which target calls with the same beginning go to, so that its provider's cache knows their prompts."""
+"""Which target calls with the same prefix go to, so that its provider's cache has their prompts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _MIX, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
 
 class Affinity:
-    """Rendezvous hashing (Thaler and Ravishankar 1998) of how prompts begin, with bounded load (Mirrokni et al. 2016).
+    """Rendezvous hashing (Thaler and Ravishankar 1998) of prompt prefixes, with bounded load (Mirrokni et al. 2016).
 
-    Every process chooses the same target for the same *chars* first characters, in proportion to the weights, and
-    keeps most of its choices when targets come and go. A target with a quarter more in flight than its part is passed
-    over. What was sent where in the last *cache_seconds* is remembered, for ten thousand beginnings at most, and for
+    Every process chooses the same target for the same first *chars* characters, in proportion to the weights, and
+    keeps most of its choices when targets come and go. A target with a quarter more in flight than its share is passed
+    over. What was sent where in the last *cache_seconds* is remembered, for at most ten thousand prefixes, and for
     each the latest hundred targets.
     """
 
@@ -35,14 +35,14 @@ class Affinity:
         self._lock = new_rlock()
 
     def prefix(self, call: Call) -> int:
-        """A hash of how the prompt of *call* begins; 0 where it is too short to matter. Made once for each call."""
+        """A hash of the prefix of *call*'s prompt; 0 if the prompt is too short to matter. Computed once per call."""
         prefix: int | None = call.state.get(self)
         if prefix is None:
             prefix = call.state[self] = self._hash_of(call.messages)
         return prefix
 
     def first(self, prefix: int, places: Sequence[int], targets: Sequence[Target], tracks: Sequence[Track]) -> int:
-        """The one of *places* whose target should get the calls that begin like this."""
+        """The one of *places* whose target should get calls with this *prefix*."""
         weights = sum([targets[place].weight for place in places]) or 1.0
         under_way = _SLACK * (sum([tracks[place].in_flight for place in places]) + 1)
         fit = [
@@ -53,7 +53,7 @@ class Affinity:
         return min(fit or places, key=lambda place: self._distance(prefix, targets[place]))
 
     def sent(self, prefix: int, target: str, now: float) -> None:
-        """A call that begins like this was answered by *target*."""
+        """Remember that *target* answered a call with this *prefix*."""
         with self._lock:
             known = self._sent.pop(prefix, {})
             known.pop(target, None)
@@ -65,7 +65,7 @@ class Affinity:
                 del self._sent[next(iter(self._sent))]
 
     def cached_at(self, prefix: int, now: float) -> Collection[str]:
-        """The targets whose cache should know how this begins."""
+        """The targets whose cache should have this *prefix*."""
         known = self._sent.get(prefix)
         return [name for name, until in known.copy().items() if now < until] if known else ()
 
@@ -82,7 +82,7 @@ class Affinity:
     def _distance(self, prefix: int, target: Target) -> float:
         salt = self._salts.get(target.name)
         if salt is None:
-            if len(self._salts) >= _MOST_SALTS:  # a backend may make its targets for each call
+            if len(self._salts) >= _MOST_SALTS:  # a backend may make new targets for each call
                 self._salts.clear()
             salt = self._salts[target.name] = _hash(target.name)
         mixed = ((prefix ^ salt) * _MIX) & _MASK

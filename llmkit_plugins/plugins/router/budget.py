@@ -1,4 +1,4 @@
-"""How many failovers there may be, so that an outage is not multiplied."""
+"""A limit on failovers, so that they do not amplify an outage."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ _WINDOW_SECONDS = 10.0
 
 
 class FailoverBudget:
-    """At most *share* of the calls of late, and *floor* besides, may be tried again elsewhere (finagle's retry budget).
+    """At most *share* of recent calls, plus *floor*, may be tried again elsewhere (Finagle's retry budget).
 
-    Of late is the present window of ten seconds and the one before. There is no lock: threads that count at once may
-    lose a count, never more.
+    Recent means the current window of ten seconds and the one before. There is no lock: threads that count concurrently
+    may lose a count, never more.
     """
 
     __slots__ = ("_calls", "_ends", "_floor", "_past_calls", "_past_spent", "_share", "_spent")
@@ -20,13 +20,13 @@ class FailoverBudget:
         self._calls = self._spent = self._past_calls = self._past_spent = 0
 
     def called(self, now: float) -> None:
-        """A call was made."""
+        """Count a call."""
         if now >= self._ends:
             self._turn(now)
         self._calls += 1
 
     def spend(self, now: float) -> bool:
-        """Whether there may be one more failover; if so, it is counted."""
+        """Whether one more failover is allowed; if so, it is counted."""
         if now >= self._ends:
             self._turn(now)
         if self._spent + self._past_spent + 1 > self._share * (self._calls + self._past_calls) + self._floor:

@@ -1,4 +1,4 @@
-"""One call that is to be routed: what it is expected to take, what it strives for, and where it could go."""
+"""One call to route: what it is expected to take, what its goals are, and where it could go."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from llmkit_plugins.tokens import max_output_tokens, measured_prompt
 
 
 class Case:
-    """A call, and where it could go. What is costly is found out when asked.
+    """A call, and where it could go. Costly values are computed on demand.
 
-    (There is no ``__init__``: who makes one sets what there is, in half of the time.)
+    (There is no ``__init__``: the creator sets the attributes, which takes half the time.)
     """
 
     __slots__ = ("any_last", "call", "goals", "habit", "lineup", "measured", "money", "now",
@@ -24,25 +24,25 @@ class Case:
     call: Call
     goals: Goals
     targets: Sequence[Target]
-    """As they were given."""
+    """In the given order."""
     lineup: Lineup
     tracks: Sequence[Track]
-    """What is known of each of them."""
+    """What is known of each target."""
     habit: Habit
     now: float
     money: float
-    """The exponent of USD: that of the goals, or 0 where all targets cost the same."""
+    """The exponent of USD: that of the goals, or 0 if all targets cost the same."""
     any_last: bool
-    """Whether there may be targets that come last: they miss the objectives, or asked to be left alone."""
+    """Whether some targets may rank last: they miss the objectives, or asked to be left alone."""
     output_tokens: float
     measured: float | None
-    """Tokens of its prompt, once somebody asked."""
+    """Tokens in its prompt, once computed."""
     prompt: float
-    """By how many times the usual length its prompt is longer."""
+    """How far its prompt exceeds the usual length, in multiples of that length."""
     prices: Sequence[Price | None]
-    """Of the targets, with what their caches should save."""
+    """Of the targets, less what their caches should save."""
     scores: list[float] | None
-    """Of the targets, once all of them were compared."""
+    """Of the targets, once all were compared."""
 
     @property
     def input_tokens(self) -> float:
@@ -52,7 +52,7 @@ class Case:
         return self.measured
 
     def seconds(self, place: int) -> float:
-        """Predicted for an answer of the target in that *place*, beside what is in flight there now."""
+        """Predicted for an answer from the target in that *place*, given what is in flight there now."""
         latency = self.tracks[place].latency
         first = latency.first_now
         if self.prompt:
@@ -61,6 +61,6 @@ class Case:
 
 
 def expected_tokens(call: Call, habit: Habit) -> float:
-    """How long the answer to *call* will be: as usual, or as long as it may be."""
+    """How long the answer to *call* will be: the usual length, or its limit if that is shorter."""
     bound = max_output_tokens(call.params)
     return habit.output_tokens if bound is None or bound > habit.output_tokens else bound

@@ -27,10 +27,10 @@ new = object.__new__
 
 
 class Judge(Protocol):
-    """Whoever decided."""
+    """What made the decision."""
 
     def case(self, call: Call, targets: Sequence[Target]) -> Case:
-        """All there is to be known of a *call* that can go to *targets*."""
+        """Everything known about a *call* that can go to *targets*."""
 
 
 class Decision:
@@ -108,7 +108,7 @@ class Decision:
 
 
 def decide(case: Case, place: int, why: Why) -> Decision:
-    """That the call of *case* goes to the target in that *place*."""
+    """The decision to send the call of *case* to the target in that *place*."""
     decision = new(Decision)
     decision.target, decision.why, decision.predicted_seconds = case.targets[place], why, case.seconds(place)
     decision.targets, decision.place, decision.case = case.targets, place, case
@@ -116,5 +116,5 @@ def decide(case: Case, place: int, why: Why) -> Decision:
 
 
 def why_of(score: float) -> Why:
-    """Why the best is chosen, which has that *score*."""
+    """Why the best target, with that *score*, is chosen."""
     return "best" if score < VIOLATING else "compromise" if score < AWAY else "away"

@@ -64,7 +64,7 @@ class Explanation:
 
 
 def explain(case: Case) -> Explanation:
-    """What is thought of each of *case*."""
+    """Explain how each target of *case* ranks."""
     scores = compare(case)
     best = min(scores)
     places = sorted(range(len(scores)), key=scores.__getitem__)

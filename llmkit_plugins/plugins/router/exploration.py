@@ -1,4 +1,4 @@
-"""When to try a target that is not the best: one that has recovered should be found again."""
+"""When to try a target that is not the best, so that one that has recovered is found again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import log
 from typing import NamedTuple
 
 LOOK_SECONDS = 1.0
-"""How often it is looked at all."""
+"""How often to look for a target to try."""
 
 _SOON_SECONDS = 10.0
 _LATEST_SECONDS = 30.0
@@ -20,21 +20,21 @@ class Candidate(NamedTuple):
 
     place: int
     hope: float
-    """The score it would have, were it again what it was in the long run, relative to that of the best."""
+    """The score it would have if it were back to its long-run performance, relative to that of the best."""
     slower: float
-    """How many times as slow as then it is now."""
+    """How many times slower it is now than that."""
     failing: bool
     """Whether the last attempt there failed."""
     idle_seconds: float
-    """Since an attempt there began."""
+    """Since the last attempt there began."""
 
 
 class Exploration:
     """Which target to try instead of the best, now and then.
 
-    One that used to be as good is tried after ten to thirty seconds without an attempt: the sooner the less slow it
-    is, late where the last attempt failed. The others are tried in turn, and each costs its score: all together *share*
-    of what the calls cost that go to the best. So a target that is ten times as slow, or as dear, is tried a tenth as
+    One that used to be as good is tried after ten to thirty seconds without an attempt: sooner the less it has slowed,
+    late if the last attempt failed. The others are tried in turn, and each costs its score: in total, *share* of the
+    cost of the calls that go to the best. So a target that is ten times as slow or expensive is tried a tenth as
     often.
     """
 
@@ -45,12 +45,12 @@ class Exploration:
         self._look_at = now if share else float("inf")
 
     def due(self, now: float) -> bool:
-        """One more call was made: whether it is time to look."""
+        """Count a call; whether it is time to look for a target to try."""
         self._allowance += self._share
         return now >= self._look_at
 
     def choose(self, candidates: Iterable[Candidate], now: float) -> int | None:
-        """The place of the one to try now; None: none."""
+        """The place of the target to try now, or None."""
         self._look_at = now + LOOK_SECONDS
         self._allowance = allowance = min(self._allowance, _LARGEST_ALLOWANCE)
         fallen, others = [], []

@@ -1,4 +1,4 @@
-"""How likely an attempt at one target fails."""
+"""How likely an attempt at one target is to fail."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MANY = 100.0
 
 
 class Failures:
-    """The rate at which attempts usually fail, and the odds that there is a brown-out now, in which most of them do.
+    """The usual failure rate of attempts, and the odds of a brown-out now, in which most attempts fail.
 
-    A hidden Markov model of two states, filtered: one failure among many answers says little, two in a row say much,
-    and answers or time take it back. During a brown-out nearly all attempts are expected to fail, since a call that can
-    go elsewhere should. There is no lock: threads that tell at once may lose an outcome, never more.
+    A filtered two-state hidden Markov model: one failure among many answers says little, two in a row say a lot, and
+    answers or time undo it. During a brown-out nearly all attempts are expected to fail, since a call that can go
+    elsewhere should. There is no lock: threads that report concurrently may lose an outcome, never more.
     """
 
     __slots__ = (
@@ -37,32 +37,32 @@ class Failures:
 
     def __init__(self, half_life: float, now: float) -> None:
         self.rate = self.usual_rate = _PRIOR_RATE
-        """Of failures, expected of the next attempt, and in the long run."""
+        """Failure rates: expected for the next attempt, and in the long run."""
         self.success = 1.0 - self.rate
         self.tries, self.log_tries = 1.0 / self.success, -log2(self.success)
-        """How many attempts an answer takes, and the logarithm of that, to the base of 2."""
+        """How many attempts an answer takes, and its base-2 logarithm."""
         self._odds, self._attempts, self.suspected = _RARE, _PRIOR_ATTEMPTS, False
         self._at, self._per_second = now, 1.0 / half_life
 
     def answered(self, attempts: int, now: float) -> None:
-        """So many attempts were answered. While no brown-out is suspected, they need not be told one by one."""
+        """Learn that *attempts* were answered. Unless a brown-out is suspected, they may be reported in batches."""
         self._weigh((1.0 - _MOST) / max(1.0 - self.usual_rate, _RARE), now)
         self._learn(0.0, attempts)
 
     def failed(self, now: float) -> None:
-        """An attempt failed."""
+        """Learn that an attempt failed."""
         self._weigh(_MOST / max(self.usual_rate, _RARE), now)
         self._learn(1.0, 1)
 
     def _weigh(self, likelihood: float, now: float) -> None:
-        """An outcome came that is *likelihood* times as likely in a brown-out; the odds of one also halve with time."""
+        """Weigh an outcome that is *likelihood* times as likely in a brown-out; its odds also halve with time."""
         half_lives, self._at = max(0.0, now - self._at) * self._per_second, now
         odds = self._odds * likelihood * 0.5 ** min(half_lives, _MANY)
         self._odds = min(max(odds, _RARE), _LARGEST_ODDS)
         self.suspected = self._odds > _RARE
 
     def _learn(self, failed: float, attempts: int) -> None:
-        """Outcomes count for the long run by how sure it is that there was no brown-out."""
+        """Count outcomes towards the long run in proportion to the probability that there was no brown-out."""
         brown_out = self._odds / (1.0 + self._odds)
         counted = (1.0 - brown_out) * attempts
         self._attempts = min(self._attempts + counted, _MEMORY_ATTEMPTS)

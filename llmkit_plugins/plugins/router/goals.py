@@ -1,4 +1,4 @@
-"""What one call strives for: the router's settings, and what the call's own metadata says otherwise."""
+"""The goals of one call: the router's settings, unless the call's own metadata overrides them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PRESETS: Mapping[str, Weights] = {
 
 @dataclass(frozen=True, slots=True)
 class Goals:
-    """What a call strives for."""
+    """What a call is to be routed by."""
 
     mode: OptimizeFor
     latency: float
@@ -34,9 +34,9 @@ class Goals:
     max_cost_usd: float | None = None
     min_success_rate: float | None = None
     only: frozenset[str] | None = None
-    """Names of the targets to be considered; None: all."""
+    """Names of the targets to consider; None: all."""
     tags: frozenset[str] = frozenset()
-    """What a target's ``metadata["tags"]`` must all have."""
+    """Tags that a target's ``metadata["tags"]`` must all contain."""
     limited: bool = field(init=False)
     """Whether there are objectives."""
 
@@ -46,7 +46,7 @@ class Goals:
 
     @property
     def selective(self) -> bool:
-        """Whether not every target will do."""
+        """Whether some targets may be excluded."""
         return self.only is not None or bool(self.tags)
 
     def admits(self, target: Target) -> bool:
@@ -75,7 +75,7 @@ class Aims:
         self._logged: set[str] = set()
 
     def of(self, metadata: Mapping[str, Any]) -> Goals:
-        """The goals of a call with that *metadata*."""
+        """The goals of a call with this *metadata*."""
         said = metadata.get(ROUTE_WISHES)
         if said is None:
             return self.usual

@@ -1,4 +1,4 @@
-"""How many tokens calls take, learned from what calls like them took."""
+"""How many tokens calls take, learned from similar calls."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _MOST_KEYS = 10_000
 
 
 class Habit:
-    """What calls of one kind take: a running mean of the output tokens, and the tokens per character of the prompts.
+    """What calls of one kind take: a running mean of output tokens, and tokens per character of the prompts.
 
-    There is no lock: threads that learn at once may lose an answer, never more.
+    There is no lock: threads that learn concurrently may lose an answer, never more.
     """
 
     __slots__ = ("_answers", "_chars", "_tokens", "_variance", "output_tokens", "spread", "wider")
@@ -32,9 +32,9 @@ class Habit:
     def __init__(self, output_tokens: float, wider: Habit | None = None) -> None:
         self.output_tokens = output_tokens
         self._variance, self.spread = _PRIOR_VARIANCE, expm1(_PRIOR_VARIANCE)
-        """The variance of the logarithm of the output tokens, and of the tokens themselves beside their mean."""
+        """The variance of the logarithm of the output tokens, and of the tokens relative to their mean."""
         self.wider = wider
-        """That of calls of a wider kind, which learns from the first answers to these, and from every eighth."""
+        """The habit of a wider kind of calls, which learns from the first answers to these, then every eighth."""
         self._answers = 0
         self._chars = _PRIOR_CHARS
         self._tokens = _PRIOR_CHARS * (_TOKENS_PER_CHAR if wider is None else wider.tokens_per_char)
@@ -45,7 +45,7 @@ class Habit:
         return self._tokens / self._chars
 
     def learn(self, call: Call, usage: Usage) -> None:
-        """*call* was answered, and took that."""
+        """Learn from *call*, which was answered and took *usage*."""
         self._answers = answers = self._answers + 1
         gain = 1.0 / (answers + 1) if answers < _SETTLING else _LEAST_GAIN
         mean = self.output_tokens
@@ -71,8 +71,8 @@ class Habit:
 
 
 class Habits:
-    """The habits of calls by model and user. Who is new is expected to be like all who ask for the model, and a new
-    model like all models. Of ten thousand, the one that was met first is forgotten."""
+    """The habits of calls by model and user. A new user is expected to be like all users of the model, and a new model
+    like all models. Beyond ten thousand, the oldest is forgotten."""
 
     def __init__(self, output_tokens: float) -> None:
         self.of_all = Habit(output_tokens)
@@ -82,16 +82,16 @@ class Habits:
         self._prompt_tokens = 0.0
 
     def of(self, call: Call) -> Habit:
-        """That of calls like *call*."""
+        """The habit of calls like *call*."""
         return self.known.get((call.model, call.user)) or self._meet(call.model, call.user)
 
     def longer(self, input_tokens: float) -> float:
-        """By how many times the usual length a prompt is longer."""
+        """How far a prompt exceeds the usual length, in multiples of it."""
         usual = self._prompt_tokens
         return min(input_tokens / usual - 1.0, _LONGEST_PROMPT) if usual else 0.0
 
     def prompted(self, input_tokens: float) -> float:
-        """A prompt had so many tokens. Returns by how many times the usual length it was longer."""
+        """Learn the length of a prompt. Returns how far it exceeds the usual length, in multiples of it."""
         usual = self._prompt_tokens
         self._prompt_tokens = usual + _LEAST_GAIN * (input_tokens - usual) if usual else input_tokens
         return self.longer(input_tokens) if input_tokens else 0.0

@@ -1,4 +1,4 @@
-"""All that a router has learned: of targets, of calls, and of what was sent where."""
+"""Everything a router has learned: about targets, about calls, and about what was sent where."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from llmkit_plugins.plugins.router.lineup import Lineup
 from llmkit_plugins.plugins.router.track import FLOOD, TargetStats, Track
 
 FAILURES = frozenset({"overloaded", "timeout", "connection", "server", "auth", "not_found"})
-"""The kinds of errors that the next attempt there is likely to meet too."""
+"""The kinds of errors that the next attempt at the same target is likely to hit too."""
 
 FORGOTTEN_SECONDS = 30.0
-"""After so long without an attempt, what was last seen of a target need no longer be so."""
+"""After this long without an attempt, what was last observed of a target may be out of date."""
 
 _MOST_TARGETS = 10_000
 _MOST_LINEUPS = 128
@@ -27,9 +27,9 @@ _NOBODY = Lineup((), (), discounts=False)
 
 
 class Knowledge:
-    """What was learned from attempts. Times are seconds of *clock*.
+    """What was learned from attempts. Times are in seconds of *clock*.
 
-    Of at most ten thousand targets, by name; the one met first is forgotten first.
+    Covers at most ten thousand targets, by name; the oldest is forgotten first.
     """
 
     def __init__(self, config: RouterConfig, clock: Clock) -> None:
@@ -37,18 +37,18 @@ class Knowledge:
         self.habits = Habits(config.output_tokens)
         self.affinity = None if config.affinity == "off" else Affinity(config.affinity_chars, config.cache_seconds)
         self.prompts_matter = False
-        """Whether there are targets whose first chunk is notably later for long prompts."""
+        """Whether any target's first chunk comes notably later for long prompts."""
         self.any_away, self.away_until = False, float("-inf")
-        """Whether there are targets that asked to be left alone, and when the last of them is back."""
+        """Whether any target asked to be left alone, and when the last of them is back."""
         self.forgotten = float("-inf")
-        """What was not tried since then may be different now."""
+        """Targets last tried before this time may have changed since."""
         self._tracks: dict[str, Track] = {}
         self._lineups: dict[tuple[Target, ...], Lineup] = {}
         self._latest = _NOBODY
         self._lock = new_rlock()
 
     def begin(self, attempt: Attempt) -> None:
-        """*attempt* is under way."""
+        """Record that *attempt* is under way."""
         name = attempt.target.name
         track = self._tracks.get(name) or self._meet(name)
         track.tried = now = self.clock()
@@ -62,10 +62,10 @@ class Knowledge:
             latency.beside(count)
 
     def record(self, attempt: Attempt, call: Call | None = None) -> None:
-        """*attempt* has ended: learn from it; given *call*, also what calls like it take.
+        """Learn from *attempt*, which has ended; given *call*, also learn what calls like it take.
 
-        In a flood answers like those before are only added up, to be learned from together: at every sixty-fourth, and
-        every hundredth of a second. (Adding up takes 0.25 µs, all inline; learning 1.5.)
+        In a flood, answers like the previous ones are only summed and learned from as a batch: at every sixty-fourth,
+        and every hundredth of a second. (Summing takes 0.25 µs, all inline; learning 1.5.)
         """
         target, usage, ended = attempt.target, attempt.usage, attempt.finished
         track = self._tracks.get(target.name) or self._meet(target.name)
@@ -105,9 +105,9 @@ class Knowledge:
         return {name: track.stats(now) for name, track in list(self._tracks.items())}
 
     def _line_up(self, targets: Sequence[Target]) -> Lineup:
-        """What is known of each of *targets*. Raises ``NoTarget`` where there are none.
+        """What is known of each of *targets*. Raises ``NoTarget`` if there are none.
 
-        (Remembered: a kit offers the same ones again and again.)
+        (Cached: a kit offers the same targets again and again.)
         """
         targets = tuple(targets)
         return self._lineups.get(targets) or self._remember(targets)
@@ -133,7 +133,7 @@ class Knowledge:
                     self._cached(self.affinity, track, attempt, call, usage)
         track.answered(attempt, crowd, tokens, usual, prompt, self.clock())
         if self.affinity is not None:
-            track.longest = 0.0  # which prompts are cached is to be learned from each
+            track.longest = 0.0  # every answer says something about which prompts are cached
 
     def _failed(self, track: Track, attempt: Attempt, crowd: int) -> None:
         now = self.clock()
@@ -144,7 +144,7 @@ class Knowledge:
             track.failed(attempt, crowd, now)
 
     def _cached(self, affinity: Affinity, track: Track, attempt: Attempt, call: Call, usage: Usage) -> None:
-        """Whether the provider's cache knew the prompt, and that it does now."""
+        """Learn whether the provider's cache had the prompt, and note that it has it now."""
         prefix, now = affinity.prefix(call), self.clock()
         if prefix:
             if attempt.target.name in affinity.cached_at(prefix, now):

@@ -1,17 +1,17 @@
-"""How long one target takes: until the first chunk, for each token, and beside other calls."""
+"""How long one target takes: to the first chunk, per token, and under concurrent load."""
 
 from __future__ import annotations
 
 from math import expm1, log
 
 LEAST_GAIN = 0.1
-"""How much a reading counts at least, so that a change shows within twenty of them."""
+"""The least weight of a reading, so that a change shows within twenty of them."""
 
 OUTLIER = 4.0
-"""What is beyond so many times the mean counts as that."""
+"""Readings are capped at this many times the mean."""
 
 LONGEST_SECONDS = 1e5
-"""What is longer counts as that."""
+"""Longer durations are capped at this."""
 
 _SETTLED = LEAST_GAIN / (1.0 - LEAST_GAIN)
 _INSTANT = 1e-9
@@ -30,14 +30,14 @@ _LARGEST_SURPRISE = 4.0
 
 
 class Latency:
-    """Running means of the seconds to the first chunk (alone, with a prompt of the usual length) and per output token.
+    """Running means of the seconds to the first chunk (unloaded, with a prompt of usual length) and per output token.
 
-    A reading counts by the Kalman gain of a level that wanders (Muth 1960): 1/n among n that come at once, more the
-    longer there was none, a tenth at least. What is beyond four times the mean counts as that; after a pause a target
-    that is suddenly fast is believed. Crowding is a factor on the first chunk for each power of two of calls in flight,
-    learned as they occur and never falling; of more calls than were ever seen, twice as many take twice as long.
+    A reading is weighted by the Kalman gain of a random walk (Muth 1960): 1/n for n readings at once, more the longer
+    there was none, and at least a tenth. Readings are capped at four times the mean; after a pause, a suddenly fast
+    target is believed. Crowding multiplies the time to the first chunk by a factor per power of two of calls in flight,
+    learned as they occur and never decreasing; beyond the most calls ever seen, twice as many take twice as long.
 
-    There is no lock: threads that learn at once may lose a reading, never more.
+    There is no lock: threads that learn concurrently may lose a reading, never more.
     """
 
     __slots__ = ("_learned", "_per_second", "_readings", "_settled",
@@ -47,43 +47,43 @@ class Latency:
     def __init__(self, first: float, token: float, half_life: float, now: float) -> None:
         self.first = self._usual_first = first
         self.token = self._usual_token = token
-        """Means of late, and in the long run."""
+        """Recent means, and long-run means."""
         self.first_now, self.token_now = first, token
-        """What they are beside the calls that are in flight."""
+        """The recent means, adjusted for the calls now in flight."""
         self.prompt_share = 0.0
         """The part of ``first`` that grows with the prompt."""
         self.variance, self.spread = _PRIOR_VARIANCE, expm1(_PRIOR_VARIANCE)
-        """Of how long answers took beside how long they should have: of the logarithm of that, and of itself."""
+        """Variance of the ratio of actual to predicted time: of its logarithm, and of the ratio itself."""
         self.crowd = self.densest = 0
-        """The bit length of the number of calls in flight, and of the most there ever were."""
+        """The bit length of the number of calls in flight, and of its maximum so far."""
         self.factors = [1.0]
-        """What crowding makes of ``first``, by the bit length of the number of calls in flight."""
+        """The crowding factors on ``first``, by the bit length of the number of calls in flight."""
         self.curious = True
-        """Whether the next answer will be looked at more closely: the first ones, then every eighth."""
+        """Whether to examine the next answer more closely: the first ones, then every eighth."""
         self.venturing = False
-        """Whether there are more calls in flight than there ever were while an answer was awaited."""
+        """Whether more calls are in flight than were during any answer so far."""
         self.gain, self._readings = _UNKNOWN, 0
-        """How much the last answer counted."""
+        """The weight of the last answer."""
         self._per_second = 1.0 / half_life
         self._learned = self._settled = now
 
     @property
     def known(self) -> bool:
-        """Whether there were answers enough to tell."""
+        """Whether there were enough answers to tell."""
         return self._readings >= _TELLING
 
     def hoped_for(self, tokens: float) -> float:
-        """Seconds of an answer alone, if the target is as in the long run, or as of late, whichever is better."""
+        """Seconds for an answer, unloaded, by the long-run or the recent means, whichever are better."""
         first = self.first if self.first < self._usual_first else self._usual_first
         return first + tokens * (self.token if self.token < self._usual_token else self._usual_token)
 
     def usually(self, tokens: float) -> float:
-        """Seconds of an answer alone in the long run."""
+        """Seconds for an answer, unloaded, by the long-run means."""
         return self._usual_first + tokens * self._usual_token
 
     def beside(self, in_flight: int) -> None:
-        """From now on there are so many calls in flight. To be told when something was learned, and when the bit length
-        changes; while ``venturing``, at each change."""
+        """Adjust for *in_flight* calls. Called when something was learned and when the bit length changes; while
+        ``venturing``, at each change."""
         self.crowd = crowd = in_flight.bit_length()
         if crowd <= self.densest:
             self.venturing = False
@@ -93,7 +93,7 @@ class Latency:
             self.first_now, self.token_now = self.first * self.factors[-1] * slower, self.token * slower
 
     def first_chunk(self, crowd: int) -> float:
-        """Predicted seconds to the first chunk beside a number of calls of the bit length *crowd*."""
+        """Predicted seconds to the first chunk when the number of calls in flight has bit length *crowd*."""
         return self.first * self.factors[crowd if crowd < self.densest else -1]
 
     def learn(
@@ -107,12 +107,12 @@ class Latency:
         prompt: float = 0.0,
         answers: int = 1,
     ) -> None:
-        """An answer to what was sent beside a number of calls of the bit length *crowd* was complete after *seconds*,
-        *first* of them before it began, and had *tokens* tokens, where *usual_tokens* are usual.
+        """Learn from an answer of *tokens* tokens (*usual_tokens* are usual) that took *seconds*, *first* of them to
+        the first chunk; when it was sent, the number of calls in flight had bit length *crowd*.
 
-        With *first* None, nobody saw it begin: what was not predicted goes to the tokens the more there are (normalised
-        least mean squares, Nagumo and Noda 1967). *prompt* is by how many times its usual length the prompt was longer:
-        0 is as usual, 1 is twice as long. With more than one of *answers*, all this is their average. (One function: as
+        With *first* None, the start was not observed: the more tokens, the more of the prediction error goes to them
+        (normalised least mean squares, Nagumo and Noda 1967). *prompt* is the prompt's excess over the usual length:
+        0 is as usual, 1 is twice as long. With *answers* above one, all figures are their averages. (One function: as
         four it costs half as much again.)
         """
         idle = (now - self._learned) * self._per_second
@@ -157,7 +157,7 @@ class Latency:
             self.curious = True
 
     def _learn_more(self, ratio: float, surprise: float, crowd: int, prompt: float, now: float) -> None:
-        """What can be learned from every eighth answer as well: all that is not the means."""
+        """Learn everything but the means, for which every eighth answer is enough."""
         square = min(log(surprise) ** 2, _LARGEST_SURPRISE)
         self.variance += LEAST_GAIN * (square - self.variance)
         self.spread = expm1(self.variance)
@@ -169,14 +169,14 @@ class Latency:
             self._settle(now)
 
     def _meet(self, crowd: int) -> float:
-        """The factor beside more calls than there ever were."""
+        """The factor for more calls in flight than ever before."""
         self.curious = True
         self.factors.extend(self.factors[-1:] * (crowd - self.densest))
         self.densest = len(self.factors) - 1
         return self.factors[crowd]
 
     def _stretch(self, wrong: float, prompt: float) -> None:
-        """The first chunk of that *prompt* took longer by *wrong* times what was predicted.
+        """Learn that the first chunk for *prompt* took *wrong* times the prediction longer than predicted.
 
         (Normalised least mean squares, Nagumo and Noda 1967.)
         """
@@ -184,7 +184,7 @@ class Latency:
         self.prompt_share = min(max(share, 0.0), _LARGEST_PROMPT_SHARE)
 
     def _bend(self, crowd: int, factor: float) -> None:
-        """Make *factor* that of *crowd*; what contradicts it on either side follows."""
+        """Set the factor of *crowd* to *factor*, and adjust its neighbours so that factors never decrease."""
         factors = self.factors
         factors[crowd] = factor = factor if factor > 1.0 else 1.0
         above, below = crowd + 1, crowd - 1
@@ -196,7 +196,7 @@ class Latency:
             below -= 1
 
     def _settle(self, now: float) -> None:
-        """The long run: the mean of all readings at first, then of ten minutes. A few readings never move it far."""
+        """Update the long-run means: all readings at first, then ten minutes. A few readings never move them far."""
         share = 1.0 / self._readings
         if self._readings > _SETTLING:
             share = min(max(_SETTLED_EVERY * share, (now - self._settled) / _USUAL_SECONDS), _MOST_FORGOTTEN)

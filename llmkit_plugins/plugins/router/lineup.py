@@ -1,4 +1,4 @@
-"""Some targets that calls can go to, beside what is known of each."""
+"""A set of targets that calls can go to, with what is known of each."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Price = tuple[float, float]
 
 
 class Lineup:
-    """The *targets* that a call could go to, with their *tracks*; what they cost and weigh is found out once for all
-    calls that can go to the same."""
+    """The *targets* that a call could go to, with their *tracks*; prices and weights are worked out once for all calls
+    with the same targets."""
 
     __slots__ = ("alike", "prices", "targets", "tracks", "weights")
 
     def __init__(self, targets: Sequence[Target], tracks: Sequence[Track], *, discounts: bool) -> None:
         self.targets, self.tracks = targets, tracks
         self.prices: Sequence[Price | None] = [_price(target) for target in targets]
-        """What each costs; None where that is unknown."""
+        """What each costs; None if unknown."""
         self.alike = len(set(self.prices)) == 1 and not discounts
-        """Whether all cost the same, and there are no *discounts* for what one of them has in its cache."""
+        """Whether all cost the same, with no *discounts* for cached prompts."""
         weights = [target.weight for target in targets]
         self.weights = None if len(set(weights)) == 1 else weights
         """None where all have the same."""

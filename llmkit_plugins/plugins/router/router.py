@@ -54,7 +54,7 @@ class SmartRouter(Knowledge):
         self._share = self.config.exploration
         self._exploration = Exploration(self._share, clock())
         self._most_ranked = self.config.power_of_two_above
-        self._turn = self._winner = int(random() * len(self.targets))  # or processes begun together begin alike
+        self._turn = self._winner = int(random() * len(self.targets))  # or processes started together start alike
         self._usual = usual = self._aims.usual
         self._latency_alone = usual if usual.mode == "latency" and not usual.limited else None
 
@@ -129,7 +129,7 @@ class SmartRouter(Knowledge):
         return self._case(call, goals, targets, self._line_up(targets))
 
     def _wanted(self, call: Call, targets: Sequence[Target]) -> tuple[Goals, Sequence[Target]]:
-        """What *call* strives for, and those of *targets* it accepts. Raises ``NoTarget``."""
+        """The goals of *call*, and those of *targets* it accepts. Raises ``NoTarget``."""
         goals = self._aims.of(call.metadata)
         if not goals.selective:
             return goals, targets
@@ -181,7 +181,7 @@ class SmartRouter(Knowledge):
         return decide(case, self._among(case, equals), "near_equal")
 
     def _look_at_prompt(self, case: Case) -> int:
-        """Find out what the prompt has to do with it, as far as that matters; a hash of how it begins, or 0."""
+        """Set what depends on the prompt, as far as it matters. Returns the hash of its prefix, or 0."""
         if self.prompts_matter:
             case.prompt = self.habits.longer(case.input_tokens)
         if self.affinity is None or not (prefix := self.affinity.prefix(case.call)):
@@ -191,7 +191,7 @@ class SmartRouter(Knowledge):
         return prefix
 
     def _candidates(self, case: Case, scores: Sequence[float], best: int) -> list[Candidate]:
-        """The targets to try now and then."""
+        """The targets to consider for exploration."""
         others = [place for place, score in enumerate(scores) if place != best and score < AWAY]
         luck = case.tracks[best].latency.usually(case.output_tokens) / case.seconds(best)
         lasting = scores[best] * max(luck, 1.0) ** case.goals.latency
@@ -204,7 +204,7 @@ class SmartRouter(Knowledge):
         return Candidate(place, hope(case, place, best) / lasting, slower, track.failing, idle)
 
     def _among(self, case: Case, equals: Sequence[int]) -> int:
-        """Of those about as good, two by chance and weight, the one that is less busy for its weight."""
+        """Draw two of *equals* at random by weight, and take the one less busy for its weight."""
         random, count, weights = self._random, len(equals), case.lineup.weights
         if weights is None:
             one, other = equals[int(random() * count)], equals[int(random() * count)]
@@ -216,5 +216,5 @@ class SmartRouter(Knowledge):
 
 
 def _fit(case: Case, scores: Sequence[float]) -> list[int]:
-    """Where a call can go at all: to who meets the objectives and is more likely to answer than to fail."""
+    """The places of targets that meet the objectives and are more likely to answer than to fail."""
     return [n for n, score in enumerate(scores) if score < VIOLATING and case.tracks[n].failures.success > _HALF]

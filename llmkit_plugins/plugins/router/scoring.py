@@ -1,4 +1,4 @@
-"""How good a target is for a call, as one number: the lower the better, above 0 and finite whatever was learned."""
+"""How good a target is for a call, as one number: lower is better, and always positive and finite."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from llmkit_plugins.plugins.router.case import Case
 from llmkit_plugins.plugins.router.track import Track
 
 NEAR = 1.2
-"""Up to so many times as bad as the best is about as good."""
+"""A score up to this many times the best counts as about as good."""
 
 FAR = 1.0 / NEAR
-"""The same, of the better one compared with the worse."""
+"""The same limit, for the better score relative to the worse."""
 
 VIOLATING = 1e150
-"""From here on a score is that of a target that does not meet the objectives."""
+"""Scores from here on belong to targets that miss the objectives."""
 
 AWAY = 1e200
-"""From here on it is that of a target that asked not to be called now."""
+"""Scores from here on belong to targets that asked to be left alone."""
 
 UNKNOWN_USD = 1000.0
-"""What an unknown price counts as, so that it comes after all that are known."""
+"""What an unknown price counts as, so that it ranks after all known ones."""
 
 _NO_COST = 1e-8
 _P90 = 1.2816
@@ -46,19 +46,19 @@ class Prediction:
 
 
 def predict(case: Case, place: int) -> Prediction:
-    """What is expected at the target in that *place*, beside what is in flight there now."""
+    """What is expected at the target in that *place*, given what is in flight there now."""
     seconds, track = case.seconds(place), case.tracks[place]
     return Prediction(seconds, _p90(case, track, seconds), cost(case, place), track.failures.success)
 
 
 def cost(case: Case, place: int) -> float | None:
-    """Predicted USD, with what the provider's cache should save; None where a price is unknown."""
+    """Predicted USD, less what the provider's cache should save; None if a price is unknown."""
     price = case.prices[place]
     return None if price is None else case.input_tokens * price[0] + case.output_tokens * price[1]
 
 
 def compare(case: Case) -> list[float]:
-    """How good each of the targets is, in their order, with objectives before all else, and last who is away."""
+    """The scores of the targets, in their order: those that miss objectives rank after the rest, those away last."""
     case.scores = scores = _by_latency(case) if case.goals.mode == "latency" else _weighed(case)
     if case.any_last:
         case.scores = scores = [_limited(case, place, score) for place, score in enumerate(scores)]
@@ -66,7 +66,7 @@ def compare(case: Case) -> list[float]:
 
 
 def hope(case: Case, place: int, best: int) -> float:
-    """The score it would have, alone, were it again what it was in the long run; if hardly known, as fast as *best*."""
+    """The score it would have, unloaded, at its long-run performance; if hardly known, as fast as *best*."""
     track = case.tracks[place]
     seconds, success = track.latency.hoped_for(case.output_tokens), 1.0 - track.failures.usual_rate
     if not track.latency.known:
@@ -81,7 +81,7 @@ def hope(case: Case, place: int, best: int) -> float:
 
 
 def _by_latency(case: Case) -> list[float]:
-    """Errors count as slow. (The general form takes four times as long.)"""
+    """Scores by latency alone; errors count as slow. (The general form takes four times as long.)"""
     tokens, prompt = case.output_tokens, case.prompt
     if prompt:
         return [case.seconds(place) * track.failures.tries for place, track in enumerate(case.tracks)]
@@ -91,10 +91,10 @@ def _by_latency(case: Case) -> list[float]:
 
 
 def _weighed(case: Case) -> list[float]:
-    """Products of powers. Where seconds count little, being slower than usual does: a jam is good for nothing.
+    """Products of powers. If seconds count little, being slower than usual still counts: a jam is good for nothing.
 
-    (Sums of logarithms, all inline: with a function for each target it takes half as long again; and to the base of
-    2, as that takes a third of the time of the natural one.)
+    (Sums of logarithms, all inline: a function per target takes half as long again. Base 2 takes a third of the time
+    of the natural logarithm.)
     """
     tokens, prompt, scores = case.output_tokens, case.prompt, []
     by_time, by_chance, money, prices = case.goals.latency, case.goals.reliability, case.money, case.prices
@@ -122,7 +122,7 @@ def _limited(case: Case, place: int, score: float) -> float:
 
 
 def violation(case: Case, place: int) -> float:
-    """By how much of itself each objective is missed there, all together; 0 where all are met."""
+    """The sum of the relative amounts by which each objective is missed there; 0 if all are met."""
     return _missed(case, place, case.seconds(place), case.tracks[place].failures.success)
 
 
@@ -143,7 +143,7 @@ def _beyond(part: float) -> float:
 
 
 def _p90(case: Case, track: Track, seconds: float) -> float:
-    """Of a log-normal sum (Fenton and Wilkinson): the spread of the target, and that of how long answers are."""
+    """Of a log-normal sum (Fenton and Wilkinson): the target's spread and that of answer lengths."""
     answer = case.output_tokens * track.latency.token / seconds
     spread = log(1.0 + track.latency.spread + answer * answer * case.habit.spread)
     return seconds * exp(_P90 * sqrt(spread) - spread / 2)

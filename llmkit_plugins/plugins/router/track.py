@@ -9,7 +9,7 @@ from llmkit_plugins.plugins.router.failures import Failures
 from llmkit_plugins.plugins.router.latency import LEAST_GAIN, LONGEST_SECONDS, OUTLIER, Latency
 
 FLOOD_SECONDS, FLOOD = 0.01, 48
-"""Answers of a target that come within so many seconds may be learned from together, not many more than that."""
+"""Answers within this many seconds may be learned from as a batch, of not much more than this many."""
 
 _LEASE_SECONDS = 600.0
 _FIRST_AWAY_SECONDS = 1.0
@@ -36,11 +36,11 @@ class TargetStats:
 
 
 class Track:
-    """How long one target takes, how often it fails, what is under way there, until when it asked to be left alone.
+    """How long one target takes, how often it fails, what is in flight there, and until when it asked to be left alone.
 
-    An attempt may be told to have ended twice, late, or without having begun: what is in flight is a length, not a
-    count, so that what a race spoils is right again with the next attempt. One that never ends is in flight for ten to
-    twenty minutes.
+    The end of an attempt may be reported twice, late, or without its start: the number in flight is the length of a
+    dict, not a counter, so the next attempt corrects what a race got wrong. An attempt that never ends counts as in
+    flight for ten to twenty minutes.
     """
 
     __slots__ = ("_answers", "_failures", "_old", "_refusals", "_told", "added", "away_until", "cached_share",
@@ -51,30 +51,30 @@ class Track:
         self.latency = Latency(first, token, half_life, now)
         self.failures = Failures(half_life, now)
         self.under_way: dict[Attempt, int] = {}
-        """The attempts in flight, each with the bit length of the number of those it began beside."""
+        """The attempts in flight, each with the bit length of the number in flight when it began."""
         self.in_flight = 0
-        """How many there are."""
+        """How many attempts are in flight."""
         self.lease_ends = now + _LEASE_SECONDS
-        """When to look for attempts that were in flight for so long that they will never end."""
+        """When to look for attempts in flight for so long that they will never end."""
         self._old: list[Attempt] = []
         self.flood_until, self.longest = 0.0, 0.0
-        """Until when answers are a flood, in which those may only be added up that took no longer than that."""
+        """Until when answers count as a flood, and the longest time an answer in it may take to be only summed."""
         self.whole = False
-        """Whether the last answer came whole: such are not added up with streams."""
+        """Whether the last answer came whole; such answers are not summed with streams."""
         self.added, self.tokens = 0, 0
         self.firsts = self.rests = 0.0
-        """What was added up: answers, their tokens, seconds to their first chunks, and the rest; all as if alone."""
+        """The sums: answers, their tokens, the seconds to their first chunks, and the rest; all as if unloaded."""
         self.away_until = float("-inf")
         self.tried = float("-inf")
         """When an attempt last began."""
         self.cached_share = 0.5
-        """The part of a prompt that is read from the provider's cache, where the cache should know the prompt."""
+        """The share of a prompt read from the provider's cache, if the cache should have the prompt."""
         self.failing = False
         """Whether the last attempt failed."""
         self._answers = self._failures = self._refusals = self._told = 0
 
     def forget_lost(self, now: float) -> None:
-        """Take attempts for lost that were in flight the last time already."""
+        """Give up on attempts that were already in flight the last time."""
         for attempt in self._old:
             self.under_way.pop(attempt, None)
         self._old = list(self.under_way)
@@ -83,8 +83,8 @@ class Track:
     def answered(
         self, attempt: Attempt, crowd: int, tokens: float, usual_tokens: float, prompt: float, now: float
     ) -> None:
-        """*attempt*, sent beside others of that *crowd*, was answered with *tokens*, where *usual_tokens* are usual;
-        its prompt was longer by *prompt* times the usual."""
+        """Learn from *attempt*, sent in that *crowd* and answered with *tokens* (*usual_tokens* are usual); its prompt
+        exceeded the usual length by *prompt* times."""
         if self.added:
             self._catch_up(now)
         latency, failures = self.latency, self.failures
@@ -107,7 +107,7 @@ class Track:
         self.flood_until, self.whole = ended + FLOOD_SECONDS, chunk is None
 
     def failed(self, attempt: Attempt, crowd: int, now: float) -> None:
-        """*attempt* failed. A timeout also says how long answers take at least; a fast failure says nothing of that."""
+        """Learn that *attempt* failed. A timeout also gives a lower bound on latency; a fast failure does not."""
         self._failures += 1
         self._catch_up(now)
         self.failing = True
@@ -120,20 +120,20 @@ class Track:
             self.latency.learn(seconds, seconds, 0.0, 0.0, crowd, now)
 
     def stay_away(self, seconds: float | None, now: float) -> None:
-        """It is out of capacity, and said for how long; if it did not, a second, twice that the next time …"""
+        """Leave it alone for *seconds*, as it is out of capacity; None: for a second, twice that the next time …"""
         wait = _FIRST_AWAY_SECONDS * 2.0 ** min(self._refusals, _MOST_DOUBLINGS) if seconds is None else seconds
         self._refusals += 1
         self._catch_up(now)
         self.away_until = max(self.away_until, now + min(max(wait, 0.0), _LONGEST_AWAY_SECONDS))
 
     def cached(self, usage: Usage) -> None:
-        """A prompt was sent that the provider's cache should have known."""
+        """Learn from *usage* for a prompt that the provider's cache should have had."""
         if usage.input_tokens:
             share = min(usage.cached_tokens / usage.input_tokens, 1.0)
             self.cached_share += _CACHE_GAIN * (share - self.cached_share)
 
     def stats(self, now: float) -> TargetStats:
-        """In figures people ask for."""
+        """The figures people ask for."""
         self._catch_up(now)
         return TargetStats(
             in_flight=len(self.under_way),
@@ -147,12 +147,12 @@ class Track:
         )
 
     def _catch_up(self, now: float) -> None:
-        """Learn from what was added up; the next answer is learned from in full."""
+        """Learn from the sums; the next answer is learned from in full."""
         self.longest = 0.0
         if added := self.added:
             latency, tokens = self.latency, self.tokens / added
             first, seconds = self.firsts / added, max(self.firsts + self.rests, 0.0) / added
-            if self.whole:  # the average does not tell which part has changed: both alike
+            if self.whole:  # the average cannot tell which part changed: split it in proportion
                 first = seconds * latency.first / (latency.first + (tokens - 1.0) * latency.token)
             latency.learn(first, seconds, tokens, tokens, 0, now, answers=added)
             self._answers += added
