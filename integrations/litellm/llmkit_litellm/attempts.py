@@ -1,4 +1,4 @@
-"""The attempts of a Router, or of an SDK call that falls back: what is sent, followed until it has ended."""
+"""The attempts of a Router, or of an SDK call with fallbacks: each is followed from sending to its end."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from llmkit_plugins.errors import Refused
 
 
 def sent_on_the_way(kwargs: Mapping[str, Any]) -> Journey | None:
-    """The journey that *kwargs* are sent for; None: neither a Router of ours sends them, nor an SDK call that falls
-    back.
+    """The journey that *kwargs* are sent for; None if they come from neither a Router of ours nor an SDK call with
+    fallbacks.
 
-    A Router names its deployment; only in its sync ``text_completion`` it does not, but there it sends what it was
-    given.
+    A Router names its deployment, except in its sync ``text_completion``, which passes on the same prompt object.
     """
     journey = journey_under_way()
     if journey is None or journey.book.holds_all or (kwargs.get("model_info") or {}).get("id"):
@@ -29,7 +28,7 @@ def sent_on_the_way(kwargs: Mapping[str, Any]) -> Journey | None:
 
 
 def send(journey: Journey, send_it: Callable[[], Any], kwargs: Mapping[str, Any]) -> Any:
-    """Send an attempt of *journey*: the one it began when it selected, else one that begins now."""
+    """Send an attempt of *journey*: the one begun at selection, else one that begins now."""
     if journey.begun is None:
         with _refusals(journey):
             journey.begin(journey.book.sent(kwargs))
@@ -46,7 +45,7 @@ def send(journey: Journey, send_it: Callable[[], Any], kwargs: Mapping[str, Any]
 
 
 async def asend(journey: Journey, send_it: Callable[[], Awaitable[Any]], kwargs: Mapping[str, Any]) -> Any:
-    """The same, awaiting."""
+    """The same, async."""
     if journey.begun is None:
         with _refusals(journey):
             await journey.abegin(journey.book.sent(kwargs))

@@ -1,5 +1,5 @@
 """How a kit sends through LiteLLM: a whole call through a Router, or one attempt through the SDK."""
-# ruff: noqa: ARG002 - any backend's methods take what some backends need
+# ruff: noqa: ARG002 - all backends' methods take what some backends need
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _END: Any = object()
 
 
 class LiteLLMBackend(Reader):
-    """What both have in common. *send* is LiteLLM's own function with the caller's arguments, sync or async."""
+    """What both backends share. *send* is LiteLLM's own function with the caller's arguments, sync or async."""
 
     def __init__(self, send: Send | ASend) -> None:
         self._send: Callable[..., Any] = send
 
     def _prepared(self, call: Call, attempt: Attempt | None = None) -> Callable[[], Any]:
-        """What to call: LiteLLM knows *call* by the same id, and sends what plugins want sent with *attempt*."""
+        """The function to call: LiteLLM uses the same id for *call*, and sends the headers plugins add to *attempt*."""
         return with_headers(partial(self._send, litellm_call_id=call.id), attempt)
 
     def copy(self, chunk: Any) -> Any:
@@ -37,7 +37,7 @@ class LiteLLMBackend(Reader):
 
 
 class SDKBackend(LiteLLMBackend):
-    """Sends one attempt to *target* by ``litellm.completion`` or ``acompletion``."""
+    """Sends one attempt to *target* through one of LiteLLM's SDK functions, sync or async."""
 
     def __init__(self, send: Send | ASend, target: Target) -> None:
         super().__init__(send)
@@ -82,7 +82,7 @@ class SDKBackend(LiteLLMBackend):
             reading.end()
 
     def says(self, chunk: Any) -> bool:
-        if isinstance(chunk, Opening):  # a caller who wanted a stream and gets none has all there is
+        if isinstance(chunk, Opening):  # a caller who asked for a stream and got a whole answer has it all
             return not compat.is_stream(chunk.stream)
         return says(chunk)
 
@@ -110,8 +110,7 @@ async def _anext_sent(stream: Any) -> Any:
 
 
 class RouterBackend(LiteLLMBackend):
-    """Sends the whole call to a Router, which selects, retries and falls back; the attempts are announced on the
-    way."""
+    """Sends the whole call to a Router, which selects, retries and falls back; attempts are reported along the way."""
 
     delegates = True
 
@@ -138,11 +137,11 @@ class RouterBackend(LiteLLMBackend):
                 return
             with compat.closing(stream):
                 with inside:
-                    chunk = compat.apart(next, stream, _END)  # only what has begun can be closed
+                    chunk = compat.apart(next, stream, _END)  # only a generator that has started can be closed
                 yield Opening(stream)
                 while chunk is not _END:
                     yield chunk
-                    with inside:  # LiteLLM may fall back while it looks for the next
+                    with inside:  # LiteLLM may fall back while fetching the next chunk
                         chunk = compat.apart(next, stream, _END)
 
     async def astream(self, call: Call, attempt: Attempt | None) -> AsyncIterator[Any]:

@@ -1,4 +1,4 @@
-"""Who makes a call: what the application says of itself, or what the proxy found when it checked the key."""
+"""Who makes a call: as the application says, or as the proxy found when it checked the key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmkit_litellm import compat
 
 
 class Caller(NamedTuple):
-    """Who asks, and on whose behalf; None: not known."""
+    """Who makes the call, and on whose behalf; None if unknown."""
 
     user: str | None
     tenant: str | None
@@ -18,8 +18,8 @@ class Caller(NamedTuple):
 def caller_of(arguments: Mapping[str, Any], metadata: Mapping[str, Any]) -> Caller:
     """Who makes the call that *arguments* and their *metadata* describe.
 
-    Behind the proxy the tenant is the key's team, else its organization, and the user the request's ``user``, else the
-    key's user, else the key: a client cannot say in its metadata that it is somebody else.
+    Behind the proxy the tenant is the key's team, else its organization, and the user is the request's ``user``, else
+    the key's user, else the key: a client cannot claim in its metadata to be somebody else.
     """
     if compat.came_through_proxy(metadata):
         return Caller(_first(metadata, compat.PROXY_USER), _first(metadata, compat.PROXY_TENANT))

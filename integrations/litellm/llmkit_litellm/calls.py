@@ -50,15 +50,15 @@ _SECRETS = ("api_key", "token", "secret", "password", "credential", "access_key"
 
 
 def call_of(arguments: Mapping[str, Any], operation: str = "chat", prompt: str = "messages") -> Call:
-    """The call that *arguments* of an *operation* describe, which has its prompt in the one called *prompt*.
+    """The call that the *arguments* of an *operation* describe; the argument named *prompt* holds its prompt.
 
-    User and tenant are those of ``user=``, else of the metadata (``user`` or ``user_id``, ``tenant``); behind the proxy
-    those of the key. Secrets are not in its parameters, but ``credential`` is: a digest of them, so that who asks with
-    another key asks something else. The metadata's ``tags`` are: a Router may select by them.
+    The user is ``user=``, else the metadata's ``user`` or ``user_id``; the tenant is the metadata's; behind the proxy,
+    both are the key's. Its parameters contain no secrets, but a digest of them, ``credential``, so that a call with
+    another key is another call. They include the metadata's ``tags``: a Router may select by them.
     """
     metadata = {**(arguments.get("litellm_metadata") or {}), **(arguments.get("metadata") or {})}
     if arguments.get("cache") is not None:
-        metadata["cache"] = arguments["cache"]  # who wants no cached answer wants no shared one either
+        metadata["cache"] = arguments["cache"]  # a caller that wants no cached answer wants no shared one either
     user, tenant = caller_of(arguments, metadata)
     params = _params(arguments, prompt)
     if metadata.get("tags"):
@@ -109,8 +109,8 @@ def _is_secret(name: str) -> bool:
 
 
 def _parted(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of *headers* that are no secrets, since they only tell requests apart or speak of caches; and the
-    others."""
+    """Splits *headers* into those that are not secret, as they only identify requests or concern caches, and the
+    rest."""
     told: dict[str, Any] = {}
     secret: dict[str, Any] = {}
     for name, value in sorted(((str(name).lower(), value) for name, value in headers.items()), key=itemgetter(0)):
@@ -119,7 +119,8 @@ def _parted(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def _credential_of(client: Any) -> str:
-    """With which credential, and where, a *client* of the caller's own asks; where it does not tell, which it is."""
+    """The credential and address that the caller's own *client* uses; if it does not tell, the identity of the
+    client."""
     key = getattr(client, "api_key", None)
     if key is None:
         return f"{type(client).__name__} {id(client)}"

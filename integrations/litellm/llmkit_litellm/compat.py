@@ -1,4 +1,4 @@
-"""Everything of LiteLLM that is private or differs between its versions: what an upgrade can break, it breaks here.
+"""Everything in LiteLLM that is private or differs between versions: whatever an upgrade breaks, it breaks here.
 
 ``tests/integrations/litellm/test_compat.py`` has a test for each assumption.
 """
@@ -89,16 +89,16 @@ Deployment = Mapping[str, Any]
 T = TypeVar("T")
 
 ROUTING_CONTEXT = "_get_routing_context"
-"""A Router's method that says by which strategy and selector it goes."""
+"""The Router method that returns the strategy and selector it uses."""
 
 RESPONSES, ARESPONSES = "_generic_api_call_with_fallbacks", "_aresponses_with_streaming_fallbacks"
-"""What a Router sends the responses API by, sync and async; for what it is asked is an attribute of each instance."""
+"""The Router methods that send the responses API, sync and async; its public methods are instance attributes."""
 
 SHUFFLE = "simple-shuffle"
 """The default strategy, which has no selector."""
 
 STRATEGY = "latency-based-routing"
-"""The strategy whose selector is told everything, sync and async: what a Router is told it has while we select."""
+"""The strategy whose selector is told everything, sync and async: the one a Router believes it has while we select."""
 
 _SHUFFLE_TAKES_REQUEST = "request_kwargs" in inspect.signature(simple_shuffle).parameters
 _PREFIX = "llm_provider-"
@@ -110,12 +110,12 @@ STREAMS: tuple[type[Any], ...] = (
     TextCompletionStreamWrapper,
     BaseResponsesAPIStreamingIterator,
 )
-"""The classes of LiteLLM's streams: of chats, of text completions, of the responses API."""
+"""LiteLLM's stream classes: for chats, text completions and the responses API."""
 
 
 def unread(print_deployment: Callable[..., Any]) -> Callable[..., Any]:
-    """A Router's *print_deployment*, by which it copies what its selector selected for a line of its log, but not where
-    nobody reads that: by default it has no selector and so no line."""
+    """A Router's *print_deployment*, which copies the selected deployment for a log line, skipped when that log level
+    is off: by default a Router has no selector, and so no such line."""
 
     @wraps(print_deployment)
     def printed(self: Any, deployment: Any) -> Any:
@@ -125,20 +125,20 @@ def unread(print_deployment: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class OpenRouter(Router):
-    """A Router that does by methods of these names what LiteLLM's does by private ones."""
+    """A Router with these methods as hooks into LiteLLM's private ones."""
 
     print_deployment = unread(Router.print_deployment)
 
     def steer(self, context: tuple[Any, Any], request_kwargs: Mapping[str, Any] | None) -> tuple[Any, Any]:  # noqa: ARG002
-        """The strategy and selector to go by, where LiteLLM's own are *context*."""
+        """The strategy and selector to use; LiteLLM's own are *context*."""
         return context
 
     def send_responses(self, send: Callable[..., Any], model: str, function: Any, kwargs: dict[str, Any]) -> Any:
-        """Send by the *function* of LiteLLM that *kwargs* are for: the responses API, among others."""
+        """Send through LiteLLM's *function*, which takes *kwargs*: the responses API, among others."""
         return send(model, function, **kwargs)
 
     async def asend_responses(self, send: Callable[..., Any], function: Any, kwargs: dict[str, Any]) -> Any:
-        """The same, awaiting; only the responses API."""
+        """The async variant; only for the responses API."""
         return await send(function, **kwargs)
 
     def _get_routing_context(self, model: str, request_kwargs: dict[str, Any] | None = None) -> Any:
@@ -152,19 +152,19 @@ class OpenRouter(Router):
 
 
 def core(router: Any) -> Any:
-    """The object that routes: since 1.109 a ``Router`` is a facade, and its methods run on another object."""
+    """The object that routes: since 1.109 a ``Router`` is a facade whose methods run on another object."""
     return getattr(router, "_core", router)
 
 
 def selects(request_kwargs: Mapping[str, Any] | None) -> bool:
-    """Whether a Router asks for its strategy in order to select; it also asks to decide about a weighted failover."""
+    """Whether a Router asks for its strategy to select a deployment; it also asks to decide on a weighted failover."""
     return "original_function" not in (request_kwargs or {})
 
 
 def pick(
     router: Any, strategy: str | None, selector: Any, model: str, deployments: Sequence[Deployment], request: Any
 ) -> Any:
-    """The deployment that LiteLLM's own *strategy*, another one than to shuffle, would take; None: none of them."""
+    """The deployment that LiteLLM's own *strategy*, other than shuffling, would pick, or None."""
     return router._select_deployment_sync(
         strategy=strategy, selector=selector, model=model, healthy_deployments=deployments, **request
     )
@@ -173,14 +173,14 @@ def pick(
 async def apick(
     router: Any, strategy: str | None, selector: Any, model: str, deployments: Sequence[Deployment], request: Any
 ) -> Any:
-    """The same, for strategies that await."""
+    """The same, for async strategies."""
     return await router._select_deployment_async(
         strategy=strategy, selector=selector, model=model, healthy_deployments=deployments, **request
     )
 
 
 def shuffled(router: Any, model: str, deployments: Sequence[Deployment], request: Any) -> Any:
-    """The deployment that LiteLLM's default strategy takes, by chance and weight."""
+    """The deployment that LiteLLM's default strategy picks, at random by weight."""
     shuffle: Callable[..., Any] = simple_shuffle
     if not _SHUFFLE_TAKES_REQUEST:  # before 1.103
         return shuffle(llm_router_instance=router, healthy_deployments=deployments, model=model)
@@ -193,8 +193,8 @@ def shuffled(router: Any, model: str, deployments: Sequence[Deployment], request
 
 
 def apart(function: Callable[..., T], *args: Any) -> T:
-    """Call *function* where no event loop runs. From within one (a notebook), LiteLLM's sync Router continues in a
-    thread that has lost the context variables; so go to one that has not."""
+    """Call *function* where no event loop runs. Inside one (a notebook), LiteLLM's sync Router continues in a thread
+    without the context variables, so use a thread that has them."""
     if not _is_in_loop():
         return function(*args)
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -213,7 +213,7 @@ def _is_in_loop() -> bool:
 
 
 async def aclose_stream(stream: Any) -> None:
-    """Close the connection, wherever in *stream* it is."""
+    """Close the connection, however deep in *stream* it is."""
     for closable in _layers(stream):
         closes = getattr(closable, "aclose", None)
         if closes is not None:
@@ -222,7 +222,7 @@ async def aclose_stream(stream: Any) -> None:
 
 
 def close_stream(stream: Any) -> None:
-    """The same of a sync stream: a ``CustomStreamWrapper`` itself only has ``aclose``."""
+    """The same for a sync stream: a ``CustomStreamWrapper`` itself only has ``aclose``."""
     for closable in _layers(stream):
         closes = getattr(closable, "close", None)
         if closes is not None and not inspect.iscoroutinefunction(closes):
@@ -231,7 +231,7 @@ def close_stream(stream: Any) -> None:
 
 
 def _layers(stream: Any) -> Iterator[Any]:
-    """*stream*, what it reads from, and so on; at last the response."""
+    """*stream*, what it reads from, and so on, down to the response."""
     while stream is not None:
         yield stream
         inside = (getattr(stream, name, None) for name in _INSIDE)
@@ -240,7 +240,7 @@ def _layers(stream: Any) -> Iterator[Any]:
 
 @contextmanager
 def closing(stream: Any) -> Iterator[None]:
-    """Close *stream* in the end."""
+    """Close *stream* on exit."""
     try:
         yield
     finally:
@@ -249,7 +249,7 @@ def closing(stream: Any) -> Iterator[None]:
 
 @asynccontextmanager
 async def aclosing(stream: Any) -> AsyncIterator[None]:
-    """The same, awaiting."""
+    """Close *stream* on exit, async."""
     try:
         yield
     finally:
@@ -262,13 +262,13 @@ def is_stream(answer: Any) -> bool:
 
 
 def stream_class(stream: Any) -> type[Any]:
-    """That of :data:`STREAMS` which *stream* is one of: its own class may have been made for it alone."""
+    """The class in :data:`STREAMS` that *stream* is an instance of: its own may be a subclass made just for it."""
     return next(base for base in STREAMS if isinstance(stream, base))
 
 
 def resembling(cls: type[T], original: Any, source: Any) -> T:
-    """A stream of *cls*, which reads from *source*, that looks like *original*: it has its attributes, since making one
-    anew costs 0.5 ms."""
+    """A stream of *cls* that reads from *source* and has the attributes of *original*: constructing a new one costs
+    0.5 ms."""
     stream: Any = cls.__new__(cls)
     vars(stream).update(vars(original))
     stream.completion_stream = source
@@ -277,7 +277,7 @@ def resembling(cls: type[T], original: Any, source: Any) -> T:
 
 
 def unsent_stream(call_id: str, model: str | None, messages: Any) -> CustomStreamWrapper:
-    """A stream that no provider is behind."""
+    """A stream without a provider behind it."""
     log = Logging(
         model=model or "",
         messages=messages,
@@ -296,7 +296,7 @@ def is_cached(stream: Any) -> bool:
 
 
 def made_up_the_end(stream: Any) -> bool:
-    """Whether the last chunk's finish reason is LiteLLM's own, since the provider broke off without one."""
+    """Whether LiteLLM made up the last chunk's finish reason because the provider broke off without one."""
     if isinstance(stream, TextCompletionStreamWrapper):
         stream = stream.completion_stream
     return (
@@ -311,8 +311,8 @@ def made_up_the_end(stream: Any) -> bool:
 
 
 def hidden(answer: Any) -> Mapping[str, Any]:
-    """What LiteLLM knows of *answer* besides what the provider said."""
-    if isinstance(answer, BaseModel):  # asking the model for it takes 1 µs
+    """What LiteLLM knows about *answer* beyond what the provider said."""
+    if isinstance(answer, BaseModel):  # going through the model takes 1 µs
         known = (answer.__pydantic_private__ or {}).get("_hidden_params")
     else:
         known = getattr(answer, "_hidden_params", None)
@@ -330,8 +330,8 @@ def response_headers(answer: Any) -> dict[str, str]:
 
 
 def attribute(model: Any, name: str) -> Any:
-    """The attribute *name* of *model*, one of pydantic's, which takes its time to say what it has besides its fields;
-    None where it has not got it."""
+    """The attribute *name* of the pydantic *model*, or None. Faster than ``getattr``, which is slow for extra
+    fields."""
     if not isinstance(model, BaseModel):
         return getattr(model, name, None)
     if name in (fields := model.__dict__):
@@ -341,7 +341,7 @@ def attribute(model: Any, name: str) -> Any:
 
 
 def attributes(answer: Any) -> Mapping[str, Any]:
-    """All of them."""
+    """All attributes of *answer*."""
     if not isinstance(answer, BaseModel):
         return getattr(answer, "__dict__", {})
     extra = answer.__pydantic_extra__
@@ -349,7 +349,7 @@ def attributes(answer: Any) -> Mapping[str, Any]:
 
 
 def copied(answer: Any) -> Any:
-    """An answer or chunk of one's own: LiteLLM and its proxy write into them."""
+    """A separate copy of an answer or chunk: LiteLLM and its proxy modify them."""
     if not isinstance(answer, BaseModel):
         return answer
     own: Any = _copied(answer)
@@ -363,7 +363,7 @@ _put = object.__setattr__
 
 
 def _copied(value: Any) -> Any:
-    """A deep copy as pydantic makes it, but a chunk takes 5 µs instead of 16: most of what sharing it costs."""
+    """A deep copy like pydantic's, but in 5 µs per chunk instead of 16: most of the cost of sharing it."""
     kind = type(value)
     if kind in _ATOMS:
         return value
@@ -383,22 +383,22 @@ def _copied(value: Any) -> Any:
 
 
 def own_hidden(answer: Any) -> dict[str, Any]:
-    """A copy of what LiteLLM knows of *answer*, for another to write into: always a dict, though a text completion may
-    come with a model."""
+    """A modifiable copy of what LiteLLM knows about *answer*: always a dict, though a text completion may have a
+    model."""
     known = dict(hidden(answer))
     known["additional_headers"] = dict(known.get("additional_headers") or {})
     return known
 
 
 def mark_cached(answer: Any, call_id: str) -> None:
-    """Let *answer* to a call of that id, whole or a stream, say what LiteLLM writes on what its cache answers."""
+    """Mark *answer* to the call with that id, whole or a stream, as LiteLLM marks answers from its cache."""
     if hasattr(answer, "_hidden_params"):
         told = {"cache_hit": True, "response_cost": 0.0, "litellm_call_id": call_id}
         answer._hidden_params = own_hidden(answer) | told
 
 
 def assembled(chunks: Sequence[Any], messages: Any) -> Any:
-    """The whole answer that *chunks* are the parts of."""
+    """The whole answer assembled from *chunks*."""
     return stream_chunk_builder(list(chunks), messages=messages if isinstance(messages, list) else None)
 
 
@@ -406,43 +406,43 @@ def assembled(chunks: Sequence[Any], messages: Any) -> Any:
 
 
 class _NoRules:
-    """The user's rules were asked about the call whose answer it is."""
+    """No rules: the user's were already applied to the call that produced the answer."""
 
     def pre_call_rules(self, input: str, model: str) -> bool:  # noqa: A002, ARG002 - LiteLLM's names
         return True
 
 
 def new_log(function: str, began: datetime, arguments: Mapping[str, Any], call_id: str) -> Any:
-    """A logging object for a call of LiteLLM's *function*, made as LiteLLM makes it when it is called."""
+    """A logging object for a call to LiteLLM's *function*, made as LiteLLM makes it."""
     given = {**arguments, "litellm_call_id": call_id}
     log, _ = function_setup(function, _NoRules(), began, is_async_call=False, **given)  # type: ignore[arg-type]
     return log
 
 
 def describe(log: Any, *, model: str | None, provider: str, user: Any, params: dict[str, Any]) -> None:
-    """Write on *log* what call it is for; *params* are the caller's arguments to LiteLLM itself."""
+    """Record in *log* which call it is for; *params* are the caller's arguments to LiteLLM itself."""
     log.update_environment_variables(
         model=model, user=user, optional_params={}, litellm_params=params, custom_llm_provider=provider
     )
 
 
 def tell_of_hit(log: Any, answer: Any, began: datetime, ended: datetime) -> None:
-    """Tell the callbacks of *log* that *answer* came as from a cache."""
+    """Report *answer* to the callbacks of *log* as a cache hit."""
     log.success_handler(answer, began, ended, cache_hit=True)
 
 
 async def atell_of_hit(log: Any, answer: Any, began: datetime, ended: datetime) -> None:
-    """The same of a call that was awaited."""
+    """The same, for an async call."""
     await log.dispatch_success_handlers(answer, began, ended, cache_hit=True, prefer_async_handlers=True)
 
 
 def log_later(event: Coroutine[Any, Any, None]) -> None:
-    """Deliver an *event* where LiteLLM delivers those of calls that are awaited."""
+    """Deliver an *event* where LiteLLM delivers those of async calls."""
     GLOBAL_LOGGING_WORKER.ensure_initialized_and_enqueue(event)
 
 
 def log_in_thread(event: Callable[..., None], *args: Any) -> None:
-    """Deliver an *event* where LiteLLM delivers those of other calls."""
+    """Deliver an *event* where LiteLLM delivers those of sync calls."""
     executor.submit(event, *args)
 
 
@@ -452,24 +452,24 @@ _KEY = "user_api_key_hash"
 
 PROXY_USER = ("user_api_key_end_user_id", "user_api_key_user_id", _KEY)
 PROXY_TENANT = ("user_api_key_team_id", "user_api_key_org_id")
-"""Where in a call's metadata a proxy writes who makes it, the first one known counts."""
+"""The metadata keys where a proxy records who makes a call; the first one set counts."""
 
 _SERVER = "litellm.proxy.proxy_server"
 
 
 def came_through_proxy(metadata: Mapping[str, Any]) -> bool:
-    """Whether a proxy wrote *metadata*: it takes the names it uses away from what its clients send."""
+    """Whether a proxy wrote *metadata*: it strips the names it uses from what clients send."""
     return _KEY in metadata
 
 
 def asks_after_health(arguments: Mapping[str, Any]) -> bool:
-    """Whether a proxy makes this call to see whether a deployment is healthy."""
+    """Whether this call is a proxy's health check of a deployment."""
     metadata = arguments.get("litellm_metadata") or {}
     return bool(metadata.get(_KEY) == HEALTH_CHECK)
 
 
 def at_proxy_shutdown(close: Callable[[], Awaitable[None]]) -> None:
-    """Have *close* awaited when the proxy in this process has stopped serving; where there is none, never."""
+    """Have *close* awaited when the proxy in this process stops serving; without a proxy, never."""
     server: Any = sys.modules.get(_SERVER)
     if server is None:
         return

@@ -1,4 +1,4 @@
-"""LiteLLM's exceptions as kinds of provider errors, and our errors as exceptions that LiteLLM's users already catch."""
+"""Maps LiteLLM's exceptions to kinds of provider errors, and our errors to exceptions LiteLLM's users already catch."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ _LITELLM: tuple[tuple[type[LLMKitError], type[Exception]], ...] = (
 
 
 def kind_of(error: BaseException) -> ErrorKind | None:
-    """What kind of provider error *error* is; None: not one.
+    """The kind of provider error that *error* is, or None.
 
-    Where a request was so wrong that LiteLLM stumbled over it, it says that the connection failed (so it does not cool
-    down for that either); nobody but the caller is to blame.
+    If a request is so malformed that LiteLLM trips over it, LiteLLM reports a connection error (and so does not cool
+    down for it either); only the caller is to blame.
     """
     error = original(error)
     if isinstance(error, APIConnectionError) and isinstance(error.__cause__ or error.__context__, _BUGS):
@@ -65,7 +65,7 @@ def kind_of(error: BaseException) -> ErrorKind | None:
         if isinstance(error, cls):
             return kind
     if isinstance(error, APIError) and (provider_errors.status_of(error) or 500) < 400:
-        return "server"  # it answered 200, with a page that nobody can read
+        return "server"  # it answered 200 with an unreadable body
     kind = provider_errors.kind_of(error)
     below = _below(error) if kind == "server" else None
     underneath = None if below is None else provider_errors.kind_of(below)
@@ -73,7 +73,7 @@ def kind_of(error: BaseException) -> ErrorKind | None:
 
 
 def _below(error: BaseException) -> BaseException | None:
-    """What made LiteLLM raise *error*: it says 500, too, where there was no connection."""
+    """The error behind *error*: LiteLLM reports 500 even if there was no connection."""
     below: BaseException | None = error
     while below is not None and type(below).__module__.startswith("litellm."):
         below = below.__cause__ or below.__context__
@@ -81,7 +81,7 @@ def _below(error: BaseException) -> BaseException | None:
 
 
 def retry_after_of(error: BaseException) -> float | None:
-    """Seconds that *error* asks to stay away."""
+    """How many seconds *error* asks to wait."""
     error = original(error)
     if isinstance(error, RouterRateLimitError):
         return float(error.cooldown_time)
@@ -89,16 +89,16 @@ def retry_after_of(error: BaseException) -> float | None:
 
 
 def original(error: BaseException) -> BaseException:
-    """What the provider's client raised: LiteLLM wraps an error in the middle of a stream."""
+    """What the provider's client raised: LiteLLM wraps errors that occur mid-stream."""
     inner = error.original_exception if isinstance(error, MidStreamFallbackError) else None
     return error if inner is None else inner
 
 
 def as_litellm(error: LLMKitError, model: str | None) -> Exception:
-    """*error* as an exception of its own class and of the one LiteLLM has for it, which carries ``retry-after``.
+    """*error* as an instance of both its own class and LiteLLM's equivalent, carrying ``retry-after``.
 
-    A spent limit is a ``litellm.RateLimitError``, any other refusal a ``litellm.ServiceUnavailableError``: a Router
-    does not retry these, but falls back to other model groups as for any error of that class.
+    An exhausted limit is a ``litellm.RateLimitError``, any other refusal a ``litellm.ServiceUnavailableError``: a
+    Router does not retry these, but falls back to other model groups as for any error of that class.
     """
     base = _base_of(error)
     if base is None:
@@ -129,8 +129,8 @@ def _both(ours: type[LLMKitError], theirs: type[Exception]) -> type[Exception]:
 
 
 def _tell_retry_after(error: Any, seconds: float | None) -> None:
-    """LiteLLM reads whole seconds only, and its proxy sends ``headers`` on; never share them between errors. Who caught
-    OpenAI's errors looks at those of the ``response``."""
+    """LiteLLM reads whole seconds only, and its proxy forwards ``headers``; never share them between errors. Code
+    written for OpenAI's errors reads those of the ``response``."""
     error.headers = {} if seconds is None else {"retry-after": str(max(1, math.ceil(seconds)))}
     error.litellm_response_headers = dict(error.headers)
     if (response := getattr(error, "response", None)) is not None:

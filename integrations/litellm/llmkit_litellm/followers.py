@@ -1,7 +1,7 @@
-"""The success event of a caller who was answered without an attempt of his own: LiteLLM fires none for him.
+"""Success events for callers answered without an attempt of their own, for which LiteLLM fires none.
 
-He shares another's answer, or a plugin had one. LiteLLM's callbacks (a proxy's spend logs and slots, a user's own) hear
-of him as of a hit of LiteLLM's cache: it cost nothing, and it is his: his key, his user, his metadata.
+They share another caller's answer, or a plugin supplied one. LiteLLM's callbacks (a proxy's spend logs and slots, a
+user's own) see a hit in LiteLLM's cache: at no cost, with the caller's own key, user and metadata.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger("llmkit")
 
 
 def told(request: Request, answer: Any) -> Any:
-    """The whole *answer* to *request*; where no attempt of its own brought it, it is marked, and LiteLLM is told."""
+    """Returns the whole *answer* to *request*; if it took no attempt of its own, marks it and tells LiteLLM."""
     if not request.call.attempts and not _came_from_litellms_cache(request, answer):
         compat.mark_cached(answer, request.call.id)
         tell(request, answer)
@@ -27,16 +27,16 @@ def told(request: Request, answer: Any) -> Any:
 
 
 def _came_from_litellms_cache(request: Request, answer: Any) -> bool:
-    """Whether LiteLLM had *answer* before it would have tried anything (a call with fallbacks); it has told so."""
+    """Whether LiteLLM had *answer* in its cache before any attempt (a call with fallbacks), and has reported it."""
     response = request.call.response
     own = response is not None and response.shared is None
     return own and bool(compat.hidden(answer).get("cache_hit"))
 
 
 def tell(request: Request, answer: Any) -> None:
-    """Tell LiteLLM's callbacks, in the background, that *request* was answered by *answer*, whole or all its chunks."""
+    """Tell LiteLLM's callbacks, in the background, that *request* got *answer*: a whole answer, or all its chunks."""
     if not isinstance(answer[0] if isinstance(answer, list) else answer, BaseModel):
-        return  # a plugin answered with something that LiteLLM does not know
+        return  # a plugin answered with something LiteLLM does not know
     ended = datetime.now()
     if request.awaits:
         compat.log_later(_atell(request, answer, ended))
@@ -59,9 +59,9 @@ async def _atell(request: Request, answer: Any, ended: datetime) -> None:
 
 
 def _log_of(request: Request) -> Any:
-    """The logging object of *request*: a proxy has made one, else one is made as LiteLLM itself does.
+    """The logging object of *request*: the proxy's, else one made the way LiteLLM does.
 
-    Metadata says what group answered but not which deployment: that one has counted this answer already.
+    Its metadata names the model group but not the deployment, which has already counted this answer.
     """
     arguments = request.arguments
     logged = arguments.get("litellm_logging_obj")

@@ -1,4 +1,4 @@
-"""A call on its way through a Router, and how the functions it passes know of it."""
+"""A call on its way through a Router, and how the functions along the way find it."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ _READER = Reader()
 
 
 class Journey:
-    """What one call has been through: the targets it tried, and the attempt that was begun but not sent yet."""
+    """The state of one call: the targets it tried, and the attempt that was begun but not yet sent."""
 
     __slots__ = ("awaits", "begun", "book", "call", "failure", "kit", "over", "streams", "tried")
 
     def __init__(self, kit: LLMKit, call: Call, book: Book) -> None:
         self.kit, self.call, self.book = kit, call, book
         self.awaits = True
-        """Whether it goes on under the caller's event loop, whose thread nobody may block."""
+        """Whether it runs in the caller's event loop, whose thread must not be blocked."""
         self.begun: Handle | None = None
         self.tried: set[str] = set()
         self.failure: Exception | None = None
         """The provider's last error."""
         self.streams: list[Any] = []
-        """Those of its attempts, to be closed in the end: nobody may have begun to read."""
+        """The streams of its attempts, closed at the end: perhaps nobody started reading them."""
         self.over = False
 
     def untried(self, targets: Sequence[Target]) -> list[Target]:
-        """Those of *targets* that were not tried yet; where LiteLLM asks for one more try than there are, all again."""
+        """Those of *targets* not tried yet; if LiteLLM asks for more tries than there are, all of them again."""
         left = [target for target in targets if target.name not in self.tried]
         if not left:
             self.tried.difference_update(target.name for target in targets)
@@ -54,17 +54,17 @@ class Journey:
         return left
 
     def begin(self, target: Target) -> None:
-        """Ask the plugins about an attempt at *target*, in this thread. Raises what one refused with."""
+        """Ask the plugins about an attempt at *target*, in this thread. Raises a plugin's refusal."""
         self.give_up()
         self.begun = self.kit.attempt(self.call, target, _READER, may_wait=not self.awaits)
 
     async def abegin(self, target: Target) -> None:
-        """The same, awaiting where a plugin waits."""
+        """The same, async: awaits where a plugin waits."""
         self.give_up()
         self.begun = await self.kit.aattempt(self.call, target, _READER)
 
     def take(self) -> Handle:
-        """The attempt that was begun, which is sent now."""
+        """The attempt that was begun, to be sent now."""
         handle, self.begun = self.begun, None
         if handle is None:
             raise RuntimeError("no attempt was begun")
@@ -72,7 +72,7 @@ class Journey:
         return handle
 
     def give_up(self, gone: BaseException | None = None) -> None:
-        """The attempt that was begun will not be sent: a check of the Router's own came between, or the caller is
+        """End the attempt that was begun without sending it: a check of the Router's intervened, or the caller is
         *gone*."""
         handle, self.begun = self.begun, None
         if handle is None:
@@ -99,7 +99,7 @@ class Journey:
             await stream.aclose()
 
     def _end(self, gone: BaseException | None) -> list[Any]:
-        """The streams to close. What LiteLLM leaves running keeps the context, and this with it: hold on to nothing."""
+        """End it; returns the streams to close. Tasks LiteLLM leaves running keep this alive: hold on to nothing."""
         self.over, self.failure = True, None
         self.give_up(gone)
         streams, self.streams = self.streams, []
@@ -110,13 +110,13 @@ _under_way: ContextVar[Journey | None] = ContextVar("llmkit_litellm_journey", de
 
 
 def journey_under_way() -> Journey | None:
-    """The journey that this code is a part of."""
+    """The journey that this code is running in."""
     journey = _under_way.get()
     return None if journey is None or journey.over else journey
 
 
-class travelling:  # noqa: N801 - a context manager, as a class for a third of the price of a generator
-    """What runs inside is a part of *journey*."""
+class travelling:  # noqa: N801 - a context manager; as a class it costs a third of a generator
+    """Code inside runs as part of *journey*."""
 
     __slots__ = ("_journey", "_token")
 
@@ -131,7 +131,7 @@ class travelling:  # noqa: N801 - a context manager, as a class for a third of t
 
 
 class sending:  # noqa: N801 - as above
-    """What runs inside is LiteLLM at work for an attempt."""
+    """Code inside is LiteLLM working on an attempt."""
 
     __slots__ = ("_token", "over")
 
@@ -148,9 +148,9 @@ _sending: ContextVar[sending | None] = ContextVar("llmkit_litellm_sending", defa
 
 
 def is_sending() -> bool:
-    """Whether this code runs inside a call to LiteLLM that the plugins know of already.
+    """Whether this code runs inside a call to LiteLLM that the plugins already know about.
 
-    What such a call leaves behind (a callback's task) has its context, but does not run inside it any more.
+    What such a call leaves behind (a callback's task) has its context, but no longer runs inside it.
     """
     mark = _sending.get()
     return mark is not None and not mark.over

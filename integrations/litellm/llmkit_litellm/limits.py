@@ -1,4 +1,4 @@
-"""What a Router's model list says of each deployment's limits: ``rpm`` and ``tpm``."""
+"""The limits of each deployment in a Router's model list: ``rpm`` and ``tpm``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from llmkit_plugins.kit import LLMKit
 from llmkit_plugins.plugins.rate_limiter import Limit, RateLimiterConfig, RateLimiterPlugin
 
 Allowance = tuple[str, Any, Any]
-"""A deployment's name, requests a minute and tokens a minute."""
+"""A deployment's name, requests per minute and tokens per minute."""
 
 
 class DeploymentLimits:
-    """Keeps to the ``rpm`` and ``tpm`` of deployments: one that has none left is passed over for one that has.
+    """Enforces the ``rpm`` and ``tpm`` of deployments: one with nothing left is passed over for one that has some.
 
-    It is a rate limiter for each of them, as *config* sets the kit's own one: who only counts there, only counts here,
-    and what processes keep together there, they keep together here. A limit of 0 or less is none, as for LiteLLM's
+    Each deployment has its own rate limiter, set up like the kit's by *config*: if that one only counts, so do these,
+    and if it shares its counts between processes, so do these. A limit of 0 or less is no limit, as in LiteLLM's
     default strategy.
     """
 
@@ -76,7 +76,7 @@ def _limits(name: str, rpm: Any, tpm: Any) -> list[Limit]:
 
 
 def limit_deployments(kit: LLMKit) -> None:
-    """Let *kit*, if it limits at all, keep to the limits of deployments, right after its own."""
+    """Have *kit*, if it limits at all, enforce the limits of deployments right after its own."""
     plugins = kit.plugins
     if DeploymentLimits.name in plugins:
         return

@@ -1,4 +1,4 @@
-"""For those who only want to watch: a callback for ``litellm.callbacks``."""
+"""For observing only: a callback for ``litellm.callbacks``."""
 # ruff: noqa: ARG002 - LiteLLM passes all of these, by name
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class LLMKitLogger(CustomLogger):
 
     def __init__(self, kit: LLMKit) -> None:
         super().__init__()
-        self.plugin_name = f"llmkit-{id(self):x}"  # LiteLLM takes two callbacks of one class for the same without it
+        self.plugin_name = f"llmkit-{id(self):x}"  # without it LiteLLM treats two callbacks of one class as the same
         self._kit, self._reader, self._book = given_kit(kit), Reader(), Book(kit.targets)
         self._open: dict[int, tuple[Any, Handle]] = {}
         self._lock = new_lock()
 
     def log_pre_api_call(self, model: Any, messages: Any, kwargs: Any) -> None:
-        """A request is about to be sent. LiteLLM calls this, and all that follows, with the same *kwargs*."""
+        """A request is about to be sent. LiteLLM calls this and the methods below with the same *kwargs*."""
         if is_sending():
             return
         try:
@@ -58,28 +58,28 @@ class LLMKitLogger(CustomLogger):
             self._open[id(kwargs)] = kwargs, handle
 
     def log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
-        """It was answered."""
+        """The request was answered."""
         if (handle := self._take(kwargs)) is None:
             return
         attempt, first = handle.attempt, kwargs.get("completion_start_time")
         reading.learn(attempt, response_obj)
-        attempt.reported_cost = kwargs.get("response_cost") or None  # where LiteLLM does not know, it says 0
+        attempt.reported_cost = kwargs.get("response_cost") or None  # LiteLLM says 0 if it does not know
         if handle.call.stream and first is not None and attempt.started is not None:
             handle.first_chunk()
             attempt.first_chunk = attempt.started + max(0.0, (first - kwargs["api_call_start_time"]).total_seconds())
         handle.finish(response_obj)
 
     def log_failure_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
-        """It failed."""
+        """The request failed."""
         if (handle := self._take(kwargs)) is not None:
             handle.fail(kwargs.get("exception") or RuntimeError("LiteLLM does not say why"))
 
     async def async_log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
-        """The same where it was awaited."""
+        """The same for an async request."""
         self.log_success_event(kwargs, response_obj, start_time, end_time)
 
     async def async_log_failure_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
-        """The same where it was awaited."""
+        """The same for an async request."""
         self.log_failure_event(kwargs, response_obj, start_time, end_time)
 
     def _target(self, model: str, kwargs: Mapping[str, Any]) -> Target:

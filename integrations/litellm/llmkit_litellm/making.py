@@ -1,4 +1,4 @@
-"""A request to LiteLLM, made through a kit: what every entrance has in common."""
+"""A request to LiteLLM, made through a kit: what all entry points share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _END: Any = object()
 
 
 def make(kit: LLMKit, request: Request, backend: Backend) -> Any:
-    """What the caller gets for *request*: the answer, or a stream that has been opened. Raises what LiteLLM's users
+    """What the caller gets for *request*: the answer, or an opened stream. Raises the errors that LiteLLM's users
     catch."""
     call = request.call
     try:
@@ -33,7 +33,7 @@ def make(kit: LLMKit, request: Request, backend: Backend) -> Any:
 
 
 async def amake(kit: LLMKit, request: Request, backend: Backend) -> Any:
-    """The same, awaiting."""
+    """The same, async."""
     call = request.call
     try:
         if not call.stream:
@@ -49,12 +49,12 @@ async def amake(kit: LLMKit, request: Request, backend: Backend) -> Any:
 
 
 def _is_whole(first: Any) -> bool:
-    """Whether LiteLLM answered the wish for a stream with a whole answer."""
+    """Whether LiteLLM gave a whole answer to a call that asked for a stream."""
     return isinstance(first, Opening) and not compat.is_stream(first.stream)
 
 
 def _stream(request: Request, source: Any, first: Any) -> Any:
     if isinstance(first, Opening):
         return caller_stream(request, source, first.stream)
-    call, held = request.call, () if first is _END else (first,)  # a plugin answered: no provider is behind it
+    call, held = request.call, () if first is _END else (first,)  # a plugin answered, not a provider
     return caller_stream(request, source, compat.unsent_stream(call.id, call.model, call.messages), held)

@@ -1,4 +1,4 @@
-"""The functions of LiteLLM that go through a kit, and what comes to them."""
+"""The LiteLLM functions that go through a kit, and the requests made to them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Operation:
     """One thing LiteLLM can be asked for."""
 
     name: str
-    """What the GenAI conventions call it, where they have a word."""
+    """Its name in the GenAI conventions, if they have one."""
     function: str
-    """LiteLLM's function, of the SDK and of a Router; the one that is awaited has an ``a`` before its name."""
+    """LiteLLM's function, in the SDK and on a Router; the async one is prefixed with ``a``."""
     prompt: str
-    """The argument that holds what is asked."""
+    """The argument that holds the prompt."""
 
 
 CHAT = Operation("chat", "completion", "messages")
@@ -28,11 +28,11 @@ EMBEDDINGS = Operation("embeddings", "embedding", "input")
 RESPONSES = Operation("responses", "responses", "input")
 
 OPERATIONS = (CHAT, TEXT, EMBEDDINGS, RESPONSES)
-"""All that goes through a kit."""
+"""Everything that goes through a kit."""
 
 
 class Request:
-    """One request as it came to LiteLLM: the arguments by name, and the call that they describe."""
+    """One request as LiteLLM received it: the arguments by name, and the call they describe."""
 
     __slots__ = ("arguments", "awaits", "began", "call", "operation")
 
@@ -43,5 +43,5 @@ class Request:
 
     @property
     def function(self) -> str:
-        """The name of LiteLLM's function it came to."""
+        """The name of the LiteLLM function that received it."""
         return f"a{self.operation.function}" if self.awaits else self.operation.function

@@ -1,8 +1,8 @@
 """For LiteLLM's proxy, in its config.yaml: ``litellm_settings: {callbacks: ["llmkit_litellm.proxy.handler"]}``.
 
-The proxy asks for ``handler`` before it makes its Router. With that a kit is made of the settings that
-``LLMKIT_CONFIG`` names, and installed; it is closed when the proxy stops. Raises ``ConfigError`` at start-up where
-the settings are wrong.
+The proxy imports ``handler`` before it creates its Router. That creates a kit from the settings that ``LLMKIT_CONFIG``
+names, and installs it; the kit is closed when the proxy stops. Raises ``ConfigError`` at start-up if the settings are
+wrong.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from llmkit_plugins.kit import LLMKit
 
 
 class LLMKitProxyHandler(CustomLogger):
-    """What the proxy asks for by name. It does nothing itself: the calls go through the installed kit."""
+    """The object the proxy imports by name. It does nothing itself: calls go through the installed kit."""
 
     def __init__(self, kit: LLMKit) -> None:
         super().__init__()
         self.kit = kit
 
     async def close(self) -> None:
-        """Close the kit; a call that comes late goes past it."""
+        """Close the kit; later calls bypass it."""
         uninstall()
         await self.kit.aclose()
 

@@ -21,25 +21,25 @@ _CONTENT = (
 )
 
 _ANNOUNCEMENTS = frozenset({"response.created", "response.queued", "response.in_progress"})
-"""Events of the responses API that only say that an answer will come."""
+"""Events of the responses API that only announce an answer."""
 
 _ENDS = {"completed": "stop", "incomplete": "length", "failed": "error"}
-"""How an answer of the responses API stands when it has ended, and the finish reason for that."""
+"""The final statuses of an answer of the responses API, and the finish reason for each."""
 
 
 def learn(attempt: Attempt, answer: Any) -> None:
-    """Write onto *attempt* what a whole *answer* tells."""
+    """Record on *attempt* what a whole *answer* says."""
     learn_headers(attempt, answer)
     hidden = compat.hidden(answer)
     _learn_words(attempt, answer)
     cost = hidden.get("response_cost")
-    attempt.reported_cost = float(cost) if cost else None  # where LiteLLM does not know, it says 0
+    attempt.reported_cost = float(cost) if cost else None  # LiteLLM says 0 if it does not know
     if hidden.get("cache_hit"):
         _free(attempt)
 
 
 def learn_headers(attempt: Attempt, answer: Any) -> None:
-    """Write onto *attempt* the response headers of *answer*, whole or streamed."""
+    """Record on *attempt* the response headers of *answer*, whole or streamed."""
     attempt.headers = compat.response_headers(answer) or None
 
 
@@ -51,13 +51,13 @@ class Reading:
     def __init__(self, attempt: Attempt, stream: Any) -> None:
         self.attempt, self.stream = attempt, stream
         self.said = False
-        """Whether it has said something."""
+        """Whether the stream has said something."""
         self.cached = compat.is_cached(stream)
         learn_headers(attempt, stream)
 
     def read(self, chunk: Any) -> bool:
-        """Learn from *chunk*; True where it is the first that says something. Raises ``EmptyAnswer`` where all it says
-        is an end that LiteLLM made up."""
+        """Learn from *chunk*; True if it is the first that says something. Raises ``EmptyAnswer`` if all it says is an
+        end that LiteLLM made up."""
         begins = not self.said and says(chunk)
         if begins and compat.made_up_the_end(self.stream):
             raise EmptyAnswer("the stream ended before it said anything")
@@ -68,7 +68,7 @@ class Reading:
         return begins
 
     def end(self) -> None:
-        """There is no further chunk. Raises ``EmptyAnswer`` where none said anything."""
+        """Called after the last chunk. Raises ``EmptyAnswer`` if none said anything."""
         if not self.said:
             raise EmptyAnswer("the stream ended before it said anything")
 
@@ -93,13 +93,12 @@ def _learn_words(attempt: Attempt, answer: Any) -> None:
 
 
 def _free(attempt: Attempt) -> None:
-    """It came from LiteLLM's cache: no provider counted tokens for it."""
+    """Record that it came from LiteLLM's cache: no provider counted tokens for it."""
     attempt.usage, attempt.reported_cost = None, 0.0
 
 
 def usage_of(usage: Any) -> Usage | None:
-    """The tokens LiteLLM's *usage* counts; None where it counts none (it writes zeros for a provider that is
-    silent)."""
+    """The tokens in LiteLLM's *usage*; None if it counts none (it writes zeros if the provider reports nothing)."""
     said = compat.attributes(usage)
     if not said.get("total_tokens"):
         return None
@@ -118,8 +117,8 @@ def _detail(said: Mapping[str, Any], side: str, name: str) -> int:
 
 
 def says(chunk: Any) -> bool:
-    """Whether *chunk* says something: content, a tool call, a finish reason; an event of the responses API that is no
-    mere announcement."""
+    """Whether *chunk* says something: content, a tool call, a finish reason, or an event of the responses API that is
+    more than an announcement."""
     for choice in compat.attribute(chunk, "choices") or ():
         if compat.attribute(choice, "finish_reason") is not None or compat.attribute(choice, "text"):
             return True

@@ -88,7 +88,7 @@ class LLMKitRouter(compat.OpenRouter):
 def _route(
     kit: LLMKit | None, router: Any, operation: Operation, send: Callable[[], Any], arguments: Mapping[str, Any]
 ) -> Any:
-    """Make a call through *router*, unless the plugins know of it already."""
+    """Make a call through *router*, unless the plugins already know about it."""
     if kit is None or is_sending() or _is_known(operation, arguments):
         return send()
     return make(kit, Request(operation, arguments, awaits=False), RouterBackend(send, kit, _book(router, kit)))
@@ -101,16 +101,16 @@ async def _aroute(
     send: Callable[[], Awaitable[Any]],
     arguments: Mapping[str, Any],
 ) -> Any:
-    """The same, awaiting."""
+    """The same, async."""
     if kit is None or is_sending() or _is_known(operation, arguments):
         return await send()
     return await amake(kit, Request(operation, arguments, awaits=True), RouterBackend(send, kit, _book(router, kit)))
 
 
 def _route_generic(kit: LLMKit | None, router: Any, send: Any, model: str, function: Any, kwargs: Any) -> Any:
-    """Make a call of LiteLLM's *function*; only ``litellm.responses`` goes through the plugins.
+    """Make a call to LiteLLM's *function*; only ``litellm.responses`` goes through the plugins.
 
-    A Router has kept the function since it was made; that of the module may have been replaced by ours since.
+    A Router holds the function it found when it was created; the module's may have been replaced by ours since.
     """
     if getattr(function, "__name__", None) != RESPONSES.function:
         return send(model, function, **kwargs)
@@ -119,13 +119,13 @@ def _route_generic(kit: LLMKit | None, router: Any, send: Any, model: str, funct
 
 
 async def _aroute_responses(kit: LLMKit | None, router: Any, send: Any, function: Any, kwargs: Any) -> Any:
-    """The same, awaiting."""
+    """The same, async."""
     sent = partial(send, function if kit is None else litellm.aresponses, **kwargs)
     return await _aroute(kit, router, RESPONSES, sent, kwargs)
 
 
 def _is_known(operation: Operation, arguments: Mapping[str, Any]) -> bool:
-    """Whether a Router calls itself for a call that is under way: its scheduler does."""
+    """Whether this is a Router calling itself for a call already under way, as its scheduler does."""
     journey = journey_under_way()
     if journey is None or journey.call.messages is not arguments.get(operation.prompt):
         return False
@@ -149,7 +149,7 @@ def _kit_of(router: Any) -> LLMKit | None:
 
 
 def _wrap(operation: Operation, method: Callable[..., Any]) -> Callable[..., Any]:
-    """A Router's sync *method* for *operation*, to be put in its place."""
+    """A replacement for a Router's sync *method* for *operation*."""
     names = tuple(inspect.signature(method).parameters)[1:]
 
     @wraps(method)
@@ -161,7 +161,7 @@ def _wrap(operation: Operation, method: Callable[..., Any]) -> Callable[..., Any
 
 
 def _awrap(operation: Operation, method: Callable[..., Any]) -> Callable[..., Any]:
-    """The one that is awaited."""
+    """The same for the async method."""
     names = tuple(inspect.signature(method).parameters)[1:]
 
     @wraps(method)
@@ -197,7 +197,7 @@ def _wrap_routing_context(routing_context: Callable[..., Any]) -> Callable[..., 
 
 
 _METHODS = (CHAT, TEXT, EMBEDDINGS)
-"""What a Router has methods of its class for; the responses API is an attribute that it makes for itself."""
+"""The operations that are methods of the Router class; the responses API is an instance attribute."""
 
 ROUTERS = Seams(
     *(Seam(Router, operation.function, partial(_wrap, operation)) for operation in _METHODS),
@@ -207,4 +207,4 @@ ROUTERS = Seams(
     Seam(Router, compat.ROUTING_CONTEXT, _wrap_routing_context),
     Seam(Router, "print_deployment", compat.unread),
 )
-"""All Routers there are and will be."""
+"""All Routers, existing and future."""

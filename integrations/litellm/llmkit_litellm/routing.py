@@ -1,4 +1,4 @@
-"""Which deployment is tried next: LiteLLM says which are healthy and which one it would take, the plugins decide."""
+"""Which deployment to try next: LiteLLM says which are healthy and which it would pick; the plugins decide."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmkit_plugins.steps import Ask
 
 
 def steered(router: Any, context: tuple[Any, Any], request_kwargs: Mapping[str, Any] | None) -> tuple[Any, Any]:
-    """The strategy and selector that *router* is to go by, where its own are *context*: ours, for a call of ours."""
+    """The strategy and selector for *router* to use: ours for a call of ours, else its own, *context*."""
     journey = journey_under_way()
     if journey is None or isinstance(context[1], Selector) or not compat.selects(request_kwargs):
         return context
@@ -25,7 +25,7 @@ def steered(router: Any, context: tuple[Any, Any], request_kwargs: Mapping[str, 
 
 
 class Selector:
-    """What a Router asks for one of its healthy deployments, after all its filters."""
+    """What a Router asks to choose among its healthy deployments, after all its filters."""
 
     def __init__(self, journey: Journey, router: Any, strategy: str | None, selector: Any) -> None:
         self.journey, self.router, self.strategy, self.selector = journey, router, strategy, selector
@@ -33,7 +33,7 @@ class Selector:
     def get_available_deployments(
         self, model_group: str, healthy_deployments: Sequence[Deployment], **request: Any
     ) -> Deployment | None:
-        """The deployment to send to; its attempt has begun. None: LiteLLM's own strategy would take none of them."""
+        """The deployment to send to, with its attempt begun. None if LiteLLM's own strategy would pick none."""
         flow, value = self._choose(model_group, healthy_deployments, request), None
         resume: Any = flow.send
         try:
@@ -50,7 +50,7 @@ class Selector:
     async def async_get_available_deployments(
         self, model_group: str, healthy_deployments: Sequence[Deployment], **request: Any
     ) -> Deployment | None:
-        """The same, awaiting where a plugin waits."""
+        """The same, async: awaits where a plugin waits."""
         flow, value = self._choose(model_group, healthy_deployments, request), None
         resume: Any = flow.send
         try:
@@ -80,7 +80,7 @@ class Selector:
             if not kept:
                 break
             target = kept[0]
-            if favourite not in kept and _in_order(kept, ordered):  # narrowed only: LiteLLM chooses among the rest
+            if favourite not in kept and _in_order(kept, ordered):  # only narrowed: LiteLLM picks among the rest
                 target = (yield from self._pick(model, kept, places, request)) or target
             left = [other for other in left if other is not target]
             journey.tried.add(target.name)

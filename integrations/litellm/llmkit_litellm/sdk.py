@@ -26,7 +26,7 @@ class Installed:
 
 
 def _wrap(operation: Operation, function: Callable[..., Any]) -> Callable[..., Any]:
-    """LiteLLM's sync *function* for *operation*, to be put in its place."""
+    """A replacement for LiteLLM's sync *function* for *operation*."""
     names = tuple(inspect.signature(function).parameters)
 
     @wraps(function)
@@ -46,7 +46,7 @@ def _wrap(operation: Operation, function: Callable[..., Any]) -> Callable[..., A
 
 
 def _awrap(operation: Operation, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The one that is awaited."""
+    """The same for the async function."""
     names = tuple(inspect.signature(function).parameters)
 
     @wraps(function)
@@ -66,15 +66,15 @@ def _awrap(operation: Operation, function: Callable[..., Any]) -> Callable[..., 
 
 
 def _is_litellms_own(kwargs: Mapping[str, Any]) -> bool:
-    """Whether it asks after a deployment's health, or a Router sends it for a call that came another way than ours
-    (``/v1/messages``): refused here, the deployment would be taken for broken."""
+    """Whether it is a health check, or a Router sends it for a call that did not come through us (``/v1/messages``): a
+    refusal here would mark the deployment as broken."""
     return bool((kwargs.get("model_info") or {}).get("id")) or compat.asks_after_health(kwargs)
 
 
 def _backend(
     kit: LLMKit, operation: Operation, send: Callable[..., Any], arguments: Mapping[str, Any]
 ) -> LiteLLMBackend:
-    """How to send a call: where a chat brings fallbacks, LiteLLM calls itself for each, and each is an attempt."""
+    """How to send a call: if a chat has fallbacks, LiteLLM calls itself for each, and each is an attempt."""
     if operation is CHAT and arguments.get("fallbacks"):
         return RouterBackend(send, kit, Fallbacks())
     return SDKBackend(send, target_of(arguments))
@@ -84,4 +84,4 @@ SDK = Seams(
     *(Seam(litellm, operation.function, partial(_wrap, operation)) for operation in OPERATIONS),
     *(Seam(litellm, f"a{operation.function}", partial(_awrap, operation)) for operation in OPERATIONS),
 )
-"""What every Router looks up when it sends, and what callers of the SDK do."""
+"""The functions that Routers look up when they send, and that callers of the SDK use."""

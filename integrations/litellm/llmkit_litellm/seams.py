@@ -1,4 +1,4 @@
-"""Attributes of LiteLLM that are replaced while somebody needs it."""
+"""Attributes of LiteLLM that are replaced for as long as needed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from llmkit_plugins.forks import new_lock
 
 
 class Seam:
-    """The attribute *name* of *owner*, which ``sew`` replaces with what *wrap* makes of it, and ``unpick`` restores.
+    """The attribute *name* of *owner*, which ``sew`` replaces with the result of *wrap*, and ``unpick`` restores.
 
-    Where somebody else has wrapped it since, ours stays underneath; it lets everything through that does not concern
-    it.
+    If other code has wrapped it since, ours stays underneath and lets through everything that does not concern it.
     """
 
     def __init__(self, owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -38,13 +37,13 @@ class Seam:
             setattr(self._owner, self._name, self._ours)
 
     def unpick(self) -> None:
-        """Put the original back, if nobody else has put something on top."""
+        """Put the original back, unless other code has wrapped ours."""
         if getattr(self._owner, self._name) is self._ours:
             setattr(self._owner, self._name, self._original)
 
 
 class Seams:
-    """Some seams together, sewn as long as anybody holds them."""
+    """A group of seams, sewn as long as anything holds them."""
 
     def __init__(self, *seams: Seam) -> None:
         self._seams = seams
@@ -52,14 +51,14 @@ class Seams:
         self._lock = new_lock()
 
     def hold(self) -> None:
-        """One more needs them."""
+        """Add a holder, and sew them."""
         with self._lock:
             self._holders += 1
             for seam in self._seams:
                 seam.sew()
 
     def release(self) -> None:
-        """One less needs them."""
+        """Remove a holder; unpick them after the last."""
         with self._lock:
             self._holders -= 1
             if not self._holders:

@@ -1,6 +1,6 @@
-"""The two streams that are put around LiteLLM's: what the Router reads, and what the caller reads.
+"""The two streams that wrap LiteLLM's: the one the Router reads, and the one the caller reads.
 
-Each is of the class of the stream it is put around, since LiteLLM and its users ask for that.
+Each is an instance of the wrapped stream's class, since LiteLLM and its users check for that.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _END: Any = object()
 
 
 class AttemptStream:
-    """The stream of one attempt, as a Router reads it. The attempt learns from what passes, and ends when it does.
+    """The stream of one attempt, as a Router reads it. The attempt learns from each chunk, and ends with the stream.
 
-    Opening it reads up to the first chunk that says something: a provider that fails before has failed to answer, which
-    the Router can retry.
+    Opening it reads up to the first chunk that says something: a provider that fails before that has failed to answer,
+    which the Router can retry.
     """
 
     model: str
 
     def begin(self, stream: Any, handle: Handle, clock: Clock) -> Self:
-        """Put it around *stream*."""
+        """Wrap *stream*."""
         self._inner, self._handle, self._clock = stream, handle, clock
         self._reading = Reading(handle.attempt, stream)
         self._held: deque[Any] = deque()
@@ -51,7 +51,7 @@ class AttemptStream:
         return self
 
     async def aopen(self) -> Self:
-        """The same, awaiting."""
+        """The same, async."""
         try:
             while not self._reading.said:
                 self._held.append(await self._apull())
@@ -100,14 +100,14 @@ class AttemptStream:
             raise
 
     def close(self) -> None:
-        """Close the connection; where the stream had not ended, its reader went away."""
+        """Close the connection; if the stream has not ended, its reader left early."""
         try:
             compat.close_stream(self._inner)
         finally:
             self._handle.cancel()
 
     async def aclose(self) -> None:
-        """The same, awaiting."""
+        """The same, async."""
         try:
             await compat.aclose_stream(self._inner)
         finally:
@@ -140,13 +140,13 @@ class AttemptStream:
         return chunk
 
     def _resume(self) -> None:
-        """The time since the last chunk was the reader's, not the provider's."""
+        """Count the time since the last chunk as the reader's, not the provider's."""
         if self._handed is not None:
             self._handle.attempt.paused_seconds += self._clock() - self._handed
 
 
 class Opening:
-    """The first thing a stream hands over: itself as LiteLLM opened it, for those who share it to look like."""
+    """The first item a stream yields: LiteLLM's stream as opened, a model for the streams that share it."""
 
     __slots__ = ("stream",)
 
@@ -155,17 +155,17 @@ class Opening:
 
 
 class CallerStream:
-    """The stream a caller gets: what the kit hands over."""
+    """The stream a caller gets: it yields what the kit yields."""
 
     model: str
     chunks: list[Any]
 
     def begin(self, request: Request, source: Any, held: Sequence[Any]) -> Self:
-        """Hand over *held*, then what *source* yields."""
+        """Yield *held*, then what *source* yields."""
         self._request, self._source, self._held = request, source, deque(held)
         self._shared: list[Any] | None = None
         if not request.call.attempts:
-            self._shared, self.chunks = [], []  # of a stream that was left, a proxy bills the ``chunks``
+            self._shared, self.chunks = [], []  # a proxy bills the ``chunks`` of an abandoned stream
             compat.mark_cached(self, request.call.id)
         return self
 
@@ -200,12 +200,12 @@ class CallerStream:
         return chunk
 
     def close(self) -> None:
-        """Leave: what is not shared with others is stopped."""
+        """Leave the stream: it is stopped unless others share it."""
         self._source.close()
         self._tell()
 
     async def aclose(self) -> None:
-        """The same, awaiting."""
+        """The same, async."""
         await self._source.aclose()
         self._tell()
 
@@ -220,12 +220,12 @@ _CALLER_STREAMS = {base: type("CallerStream", (CallerStream, base), {}) for base
 
 
 def attempt_stream(stream: Any, handle: Handle, clock: Clock) -> AttemptStream:
-    """An :class:`AttemptStream` around *stream*, of its class."""
+    """An :class:`AttemptStream` around *stream* that is also of its class."""
     ours: AttemptStream = compat.resembling(_ATTEMPT_STREAMS[compat.stream_class(stream)], stream, stream)
     return ours.begin(stream, handle, clock)
 
 
 def caller_stream(request: Request, source: Any, opened: Any, held: Sequence[Any] = ()) -> CallerStream:
-    """A :class:`CallerStream` from *source* that looks like *opened*; *held* comes before."""
+    """A :class:`CallerStream` over *held*, then *source*, that looks like *opened*."""
     ours: CallerStream = compat.resembling(_CALLER_STREAMS[compat.stream_class(opened)], opened, source)
     return ours.begin(request, source, held)

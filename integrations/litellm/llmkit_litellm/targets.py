@@ -1,4 +1,4 @@
-"""Where LiteLLM sends to, as :class:`~llmkit_plugins.Target`: a Router's deployments, and what an SDK call names."""
+"""Where LiteLLM sends to, as :class:`~llmkit_plugins.Target`: Router deployments, and models named by SDK calls."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PER_MILLION = 1e6
 
 
 class Book:
-    """The targets of one Router by deployment id: the same one as long as the deployment is. One of *own*, a kit's
-    targets, stands for the deployment whose id is its name."""
+    """The targets of one Router by deployment id: the same object while the deployment is unchanged. One of *own*, a
+    kit's targets, stands for the deployment whose id is its name."""
 
     holds_all = False
-    """Whether whatever LiteLLM sends for a call is an attempt of it; a Router's name their deployments."""
+    """Whether everything LiteLLM sends for a call is one of its attempts; a Router's attempts name a deployment."""
 
     def __init__(self, own: Sequence[Target] = ()) -> None:
         self.own = own
@@ -33,7 +33,7 @@ class Book:
         self._seen: dict[int, tuple[Any, Any, Target]] = {}
 
     def target(self, deployment: Mapping[str, Any]) -> Target:
-        """The target for *deployment*, as it stands in a Router's model list."""
+        """The target for *deployment*, an entry in a Router's model list."""
         params = deployment["litellm_params"]
         seen = self._seen.get(id(deployment))
         if seen is not None and seen[0] is deployment and seen[1] is params:
@@ -45,7 +45,7 @@ class Book:
         return target
 
     def sent(self, kwargs: Mapping[str, Any]) -> Target:
-        """The target that a Router sends to with *kwargs*, where it selected none (it was asked for one by its id)."""
+        """The target a Router sends *kwargs* to without selecting one (it was asked for a deployment by its id)."""
         metadata = kwargs.get("metadata") or kwargs.get("litellm_metadata") or {}
         return self._target(metadata.get("deployment_model_name"), kwargs, kwargs.get("model_info"))
 
@@ -79,7 +79,7 @@ def _make(name: str, group: str | None, params: Mapping[str, Any], info: Mapping
 
 
 class Fallbacks(Book):
-    """The targets of a call to the SDK with fallbacks of its own."""
+    """The targets of an SDK call with its own fallbacks."""
 
     holds_all = True
 
@@ -95,7 +95,7 @@ def target_of(arguments: Mapping[str, Any]) -> Target:
 
 @lru_cache(maxsize=1024)
 def sdk_target(model: str, provider: str | None = None, api_base: str | None = None) -> Target:
-    """The target that an SDK call names by its *model*, and *provider* or *api_base* where it gives these."""
+    """The target that an SDK call names by its *model*, and by *provider* or *api_base* if given."""
     runs, known_as = provider_of(model, provider, api_base)
     name = f"{runs}/{known_as}"
     if api_base is None:
@@ -105,7 +105,7 @@ def sdk_target(model: str, provider: str | None = None, api_base: str | None = N
 
 
 def _place(api_base: str) -> str:
-    """*api_base* without what may be secret in it: a password, a key in the query."""
+    """*api_base* without anything that may be secret: a password, a key in the query."""
     try:
         url = urlsplit(api_base)
     except ValueError:  # LiteLLM will say so itself
@@ -114,8 +114,8 @@ def _place(api_base: str) -> str:
 
 
 def provider_of(model: str, provider: str | None, api_base: str | None) -> tuple[str, str]:
-    """Who runs *model*, and its name there. Where LiteLLM cannot tell, it will say so itself when it is asked to
-    send."""
+    """The provider that runs *model*, and its name there. If LiteLLM cannot tell, it will say so itself when it
+    sends."""
     try:
         known_as, runs, _, _ = litellm.get_llm_provider(model=model, custom_llm_provider=provider, api_base=api_base)
     except Exception:
@@ -124,12 +124,12 @@ def provider_of(model: str, provider: str | None, api_base: str | None) -> tuple
 
 
 def prices(model: str, provider: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The prices of a target: its *own*, else those of LiteLLM's map; None where neither knows, or one says -1."""
+    """The prices of a target: its *own*, else those in LiteLLM's map; None if unknown or negative."""
     try:
         info: Mapping[str, Any] = dict(litellm.get_model_info(model=model, custom_llm_provider=provider))
-    except Exception:  # LiteLLM raises a bare one for a model it does not know
+    except Exception:  # LiteLLM raises a bare Exception for an unknown model
         info = {}
-    mapped = litellm.model_cost.get(info.get("key"), info)  # a Router enters what nobody knows, and then it costs 0
+    mapped = litellm.model_cost.get(info.get("key"), info)  # a Router adds unknown models, at a price of 0
 
     per_token = [own.get(key, mapped.get(key)) for key in _PRICES]
     per_million = [None if price is None or float(price) < 0 else float(price) * _PER_MILLION for price in per_token]

@@ -1,4 +1,4 @@
-"""What plugins want the provider to be sent besides the request itself."""
+"""What plugins want sent to the provider besides the request itself."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 
 def with_headers(send: Callable[..., T], attempt: Attempt | None) -> Callable[..., T]:
-    """*send*, LiteLLM's function with the caller's arguments, sending the headers that plugins want with *attempt* too;
-    where the caller set one himself, that one."""
+    """*send*, LiteLLM's function with the caller's arguments, also sending the headers that plugins add to *attempt*;
+    headers set by the caller win."""
     wanted = None if attempt is None else attempt.request_headers
     if wanted is None:
         return send
