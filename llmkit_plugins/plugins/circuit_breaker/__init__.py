@@ -1,4 +1,4 @@
-"""The circuit breaker: adaptive, statistical, and it recovers by itself."""
+"""The circuit breaker: adaptive, statistical and self-recovering."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def _check(name: str, seconds: float | None) -> None:
 
 @functools.lru_cache(maxsize=128)
 def _shared(config: CircuitBreakerConfig) -> CircuitBreakerConfig:
-    """One object for all equal settings: it would be half of a breaker's memory."""
+    """One object for all equal settings, which would be half of a breaker's memory."""
     return config
 
 

@@ -12,9 +12,9 @@ from llmkit_plugins.plugins.circuit_breaker.states import Listener, Reason, Stat
 
 
 class Circuit(Machine):
-    """The machine with a detector: outcomes go to this, and what it finds moves the machine. It is told the time.
+    """The machine with a detector: outcomes go to the detector, whose findings move the machine. Callers pass the time.
 
-    While the circuit is simply closed, an outcome costs the statistics and one comparison.
+    While the circuit is simply closed, an outcome costs only the statistics and one comparison.
     """
 
     __slots__ = ("_random", "detector")
@@ -32,7 +32,7 @@ class Circuit(Machine):
         self.detector = HealthDetector(config, now)
 
     def answered(self, now: float, permit: Permit | None, seconds: float) -> None:
-        """A call was answered, and its whole latency is all that is known."""
+        """Handle an answered call of which only the total latency is known."""
         free = self.free
         if free is None or (permit is not free and permit is not None):
             self._heard_otherwise(now, permit, seconds, (seconds, None, None))
@@ -40,7 +40,7 @@ class Circuit(Machine):
             self.open_for(reason, now, free.epoch)
 
     def heard(self, now: float, permit: Permit | None, seconds: float | None, parts: Parts) -> None:
-        """A call was answered, or (*seconds* is None) an answer has begun."""
+        """Handle an answered call, or (if *seconds* is None) the start of an answer."""
         free = self.free
         if free is None or (permit is not free and permit is not None):
             self._heard_otherwise(now, permit, seconds, parts)
@@ -48,7 +48,7 @@ class Circuit(Machine):
             self.open_for(reason, now, free.epoch)
 
     def _heard_otherwise(self, now: float, permit: Permit | None, seconds: float | None, parts: Parts) -> None:
-        """The same while the circuit is not simply closed, or with a permit from before."""
+        """The same while the circuit is not simply closed, or with an earlier permit."""
         state, epoch = self.state_at(now), self.epoch
         if permit is not None and permit.epoch != epoch:
             return
@@ -65,7 +65,7 @@ class Circuit(Machine):
     def failed(
         self, now: float, permit: Permit | None, kind: str, seconds: float | None, retry_after: float | None
     ) -> None:
-        """A call failed with an error of a kind that counts."""
+        """Handle a call that failed with an error of a kind that counts."""
         state, epoch = self.state_at(now), self.epoch
         if retry_after is not None:
             self.extend(now + retry_after)
@@ -79,7 +79,7 @@ class Circuit(Machine):
             self.release(permit)
 
     def open_for(self, reason: Reason, now: float, epoch: int) -> None:
-        """Open, or open again, because of *reason*."""
+        """Open, or reopen, because of *reason*."""
         self.open(epoch, now, reason, self.detector.avoid_until, self._random())
 
     def reset(self, now: float) -> None:
@@ -88,7 +88,7 @@ class Circuit(Machine):
         self.force("reset", now)
 
     def _lost(self, state: State, now: float, kind: str, seconds: float | None) -> Reason | None:
-        """Why this failure is one too many."""
+        """The reason to open if this failure is one too many, else None."""
         limited = kind == "rate_limit"
         if state is State.CLOSED and limited:
             return self.detector.limited()

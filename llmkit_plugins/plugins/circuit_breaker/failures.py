@@ -1,4 +1,4 @@
-"""What an error says about the health of whoever raised it."""
+"""What an error says about the health of the target that raised it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def is_failure(error: BaseException) -> bool:
 
 
 def kind_that_counts(error: BaseException | str, is_failure: IsFailure) -> str | None:
-    """``rate_limit`` or the kind of health error that *error* is; None where it says nothing about the target.
+    """``rate_limit`` or the kind of health error that *error* is; None if it says nothing about the target.
 
-    Its attribute ``kind`` decides, where that is a known one, else *is_failure*. Raises ``ConfigError`` for a word that
-    is no kind.
+    Its attribute ``kind`` decides if that is a known kind, else *is_failure*. Raises ``ConfigError`` for a string that
+    is not a kind.
     """
     if isinstance(error, str):
         if error not in KINDS:
@@ -38,6 +38,6 @@ def kind_that_counts(error: BaseException | str, is_failure: IsFailure) -> str |
 
 
 def retry_after_of(error: BaseException | str) -> float | None:
-    """Seconds that *error* asks to stay away, where its attribute ``retry_after`` says so."""
+    """How many seconds *error* asks to wait, by its attribute ``retry_after``, if any."""
     seconds = getattr(error, "retry_after", None)
     return float(seconds) if isinstance(seconds, int | float) and isfinite(seconds) and seconds > 0 else None

@@ -1,4 +1,4 @@
-"""Calls under a circuit: as a function call, a decorator or a ``with`` block, sync and async."""
+"""Calls guarded by a circuit: as a function call, a decorator or a ``with`` block, sync and async."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _entered: ContextVar[tuple[tuple[Guard, Permit, float], ...]] = ContextVar("llmkit_circuits_entered", default=())
-"""The ``with`` blocks around whoever looks: one breaker serves many threads and tasks."""
+"""The ``with`` blocks around the current code: one breaker serves many threads and tasks."""
 
 
 class Guard:
-    """Times calls and tells a circuit what came of them."""
+    """Times calls and reports their outcomes to a circuit."""
 
     __slots__ = ("__weakref__", "_clock", "_is_failure", "circuit", "name")
 
@@ -36,7 +36,7 @@ class Guard:
         permit = circuit.free or self._admitted()
         started = clock()
         try:
-            # Unpacking no keywords costs as much as a call.
+            # Unpacking empty keywords costs as much as a call.
             answer = function(*args, **kwargs) if kwargs else function(*args)  # type: ignore[call-arg]
         except BaseException as error:
             self._ended(permit, started, error)

@@ -1,4 +1,4 @@
-"""What a circuit breaker saw, in the figures people ask for."""
+"""What a circuit breaker saw, as the figures people ask for."""
 
 from __future__ import annotations
 

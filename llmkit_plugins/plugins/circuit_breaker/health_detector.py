@@ -1,4 +1,4 @@
-"""When a target is no longer healthy: rates, runs of failures and latencies, seen together."""
+"""When a target is no longer healthy: rates, runs of failures and latencies, taken together."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from llmkit_plugins.plugins.circuit_breaker.window import Window, wilson_lower_b
 
 
 class HealthDetector:
-    """Counts what came back, and gives the ``Reason`` when health is lost. Times are in seconds.
+    """Counts outcomes, and returns the ``Reason`` when health is lost. Times are in seconds.
 
-    An answer is *seconds* long (None: it has only begun) and has *parts* to compare with earlier ones.
+    An answer took *seconds* (None: it has only begun) and has *parts* to compare with earlier ones.
     """
 
     __slots__ = ("_config", "_failures", "_limits", "_slow_seconds", "avoid_until", "histogram", "latencies", "window")
 
     avoid_until: float | None
-    """The latest time that a ``Retry-After`` of the present run of bad answers named."""
+    """The latest time that a ``Retry-After`` named in the current run of bad answers."""
 
     def __init__(self, config: CircuitBreakerConfig, now: float) -> None:
         self._config = config
@@ -36,15 +36,15 @@ class HealthDetector:
         self._end_run()
 
     def recovered(self, now: float) -> None:
-        """Forget what was wrong; percentiles and what is usual stay."""
+        """Forget what was wrong; percentiles and latency baselines stay."""
         self.window.clear()
         self.latencies.calm(now)
         self._end_run()
 
     def answered(self, now: float, seconds: float) -> Reason | None:
-        """Learn from an answer that has no parts; the reason is one to open.
+        """Learn from an answer without parts; returns a reason to open, if any.
 
-        The bulk of what a guarded call costs, hence the counting in place: ``count`` would make it a quarter more.
+        This is most of the cost of a guarded call, hence the inline counting: ``count`` would add a quarter.
         """
         if not SMALLEST < seconds < LARGEST:
             seconds = SMALLEST if seconds <= SMALLEST else LARGEST
@@ -65,7 +65,7 @@ class HealthDetector:
         return None if self._slow_seconds is None else self._slow(now, seconds)
 
     def heard(self, now: float, seconds: float | None, parts: Parts) -> Reason | None:
-        """Learn from any answer; the reason is one to open."""
+        """Learn from any answer; returns a reason to open, if any."""
         whole, first_chunk, per_token = parts
         if whole is not None:
             return self.answered(now, whole)
@@ -85,7 +85,7 @@ class HealthDetector:
         return None if self._slow_seconds is None else self._slow(now, first_chunk)
 
     def probed(self, now: float, seconds: float | None, parts: Parts) -> Reason | None:
-        """Judge a probe's answer and learn nothing from it; the reason is one to open again."""
+        """Judge a probe's answer without learning from it; returns a reason to reopen, if any."""
         if seconds is not None:
             self.count(now, seconds)
         whole, first_chunk, _ = parts
@@ -95,7 +95,7 @@ class HealthDetector:
         return self.latencies.unusual(now, parts)
 
     def failed(self, now: float, seconds: float | None, *, timed_out: bool) -> Reason | None:
-        """Learn from a failure; the reason is one to open. A time-out is a failure, and slow."""
+        """Learn from a failure; returns a reason to open, if any. A timeout is both a failure and slow."""
         self.window.add(now, calls=1, failures=1)
         self._failures += 1
         reason = self._run_of_failures() or self._failure_rate(now)
@@ -105,7 +105,7 @@ class HealthDetector:
         return reason
 
     def limited(self) -> Reason | None:
-        """Count an answer that was only "not now"; the reason is that it persists."""
+        """Count a rate-limited answer; returns a reason to open if they persist."""
         self._limits += 1
         threshold = self._config.rate_limit_failures
         return Reason("rate_limit", self._limits, threshold) if self._limits >= threshold else None
@@ -115,7 +115,7 @@ class HealthDetector:
         self.avoid_until = until if self.avoid_until is None else max(self.avoid_until, until)
 
     def count(self, now: float, seconds: float) -> None:
-        """Count an answer, and nothing else."""
+        """Only count an answer."""
         if now >= self.window.ends:
             self._turn(now)
         self.window.calls += 1
@@ -144,12 +144,12 @@ class HealthDetector:
         if limit is None or seconds is None or seconds <= limit:
             return None
         self.window.add(now, slow=1)
-        # A stream is slow when it begins, and a call when it ends.
+        # A stream is found slow when it begins, but its call is counted when it ends.
         stretches = ((calls, min(slow, calls)) for calls, _, slow in self.window.stretches(now))
         return self._rate("slow_call_rate", stretches, self._config.slow_call_rate)
 
     def _rate(self, statistic: str, stretches: Iterable[tuple[int, int]], threshold: float) -> Reason | None:
-        """Whether any stretch of time up to now proves a rate above *threshold*: old health hides no new trouble."""
+        """A reason if any stretch up to now proves a rate above *threshold*, so past health cannot hide new trouble."""
         enough, z_score = self._config.minimum_calls, self._config.z_score
         bounds = (wilson_lower_bound(hits, calls, z_score) for calls, hits in stretches if calls >= enough)
         proven = max(bounds, default=0.0)

@@ -6,11 +6,11 @@ from array import array
 from math import ceil, exp, log
 
 WIDTH = 0.1
-"""Of a bucket, on the logarithm. What stands for it is then off by tanh(0.05) = 4.996 % at most."""
+"""Of a bucket, in log latency. Its representative value is then off by tanh(0.05) = 4.996 % at most."""
 SMALLEST = 1e-3
 BUCKETS = 140
 LARGEST = SMALLEST * exp(WIDTH * BUCKETS)
-"""Seconds, twenty minutes. What lies outside of the range is counted at its end."""
+"""In seconds: twenty minutes. Latencies outside the range count as its nearest end."""
 
 SCALE = 1 / WIDTH
 FIRST = -log(SMALLEST) * SCALE
@@ -20,11 +20,11 @@ _MIDDLE = 2 / (1 + exp(-WIDTH))
 
 
 class Histogram:
-    """The latencies of the last *window_seconds*, at least half of them, in logarithmic buckets (as DDSketch has them:
-    Masson et al., VLDB 2019). Percentiles are within 5 % of exact from 1 ms to 20 minutes, in 0.7 KB at most.
+    """The latencies of the last *window_seconds*, or at least of half of it, in logarithmic buckets as in DDSketch
+    (Masson et al., VLDB 2019). Percentiles are within 5 % of exact from 1 ms to 20 minutes, in 0.7 KB at most.
 
-    There are two generations, each half of the window. When the new one is of age, or one of its counters is full, it
-    becomes the old one; who counts lets it ``turn``. There is no lock: threads that add at the same time may lose a
+    There are two generations, each half of the window. When the new one has expired, or one of its counters is full, it
+    becomes the old one; callers that count call ``turn``. There is no lock: threads that add concurrently may lose a
     latency, never more.
     """
 
@@ -36,7 +36,7 @@ class Histogram:
         self._forget_old()
 
     def add(self, now: float, seconds: float) -> None:
-        """Count a latency. (Who is in a hurry does this in place.)"""
+        """Count a latency. (The hot path has this inline.)"""
         if not SMALLEST < seconds < LARGEST:
             seconds = SMALLEST if seconds <= SMALLEST else LARGEST
         self.seconds += seconds
@@ -46,12 +46,12 @@ class Histogram:
             self.rotate(now)
 
     def mean(self, now: float) -> float | None:
-        """Seconds; None where there was no latency."""
+        """In seconds; None without latencies."""
         total = sum(self._counts(now))
         return (self.seconds + self._old_seconds) / total if total else None
 
     def percentiles(self, now: float, *percents: float) -> list[float | None]:
-        """Seconds for each of *percents*, which must rise (nearest rank); None for each where there was no latency."""
+        """Seconds for each of *percents*, which must be ascending (nearest rank); None for each without latencies."""
         counts = self._counts(now)
         total, index, seen = sum(counts), 0, counts[0]
         found: list[float | None] = []
@@ -89,7 +89,7 @@ class Histogram:
 
     def _begin(self, now: float) -> None:
         self.counts = array("H", [0]) * (BUCKETS + 1)
-        """Of the new generation."""
+        """The counts of the new generation."""
         self.seconds = 0.0
         """The sum of its latencies."""
         self._ends = now + self._half
@@ -99,5 +99,5 @@ class Histogram:
 
 
 def clamped(seconds: float) -> float:
-    """*seconds*, moved into the range that is told apart."""
+    """*seconds*, clamped to the range of the histogram."""
     return SMALLEST if seconds < SMALLEST else LARGEST if seconds > LARGEST else seconds

@@ -1,4 +1,4 @@
-"""The latencies of one target, each compared with its like."""
+"""The latencies of one target, each compared with earlier ones of its kind."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from llmkit_plugins.plugins.circuit_breaker.latency_detector import BOUND, FAR, 
 from llmkit_plugins.plugins.circuit_breaker.states import Reason
 
 TOKEN_FLOOR = 0.1
-"""The part of ``latency_floor_seconds`` below which the time per output token is all the same."""
+"""The share of ``latency_floor_seconds`` below which differences in the time per output token do not matter."""
 
 
 Parts = tuple[float | None, float | None, float | None]
-"""The latencies of an answer that can be compared with earlier ones, in seconds: the whole one (None where it depends
-on how much was asked, and another says more), to the first chunk, and per output token."""
+"""The latencies of an answer that can be compared with earlier ones, in seconds: in total (None if that depends on how
+much was asked and another says more), to the first chunk, and per output token."""
 
 
 class Latencies:
-    """Watches each of the latencies on its own. One that stays high for ``relearn_seconds`` becomes the usual."""
+    """Watches each of the latencies separately. One that stays high for ``relearn_seconds`` becomes the new normal."""
 
     _calm_since: float | None
-    """When the circuit closed last; None since latency has opened it."""
+    """When the circuit last closed; None once latency has opened it."""
     _slow_since: float | None
-    """When the present anomaly began, with what was no health in between."""
+    """When the current anomaly began, including earlier ones without sustained health in between."""
     first_chunk: LatencyDetector | None
     per_token: LatencyDetector | None
 
@@ -43,13 +43,13 @@ class Latencies:
             detector.total = 0.0
 
     def keep_pace(self, calls_per_second: float) -> None:
-        """Let what is usual follow over ``relearn_seconds``, however dense traffic is: a slow drift is not followed."""
+        """Let the baseline adapt over ``relearn_seconds``, however dense traffic is: a slow drift is not followed."""
         for detector in self._known():
             detector.remember(calls_per_second * self._config.relearn_seconds)
 
     @property
     def z_score(self) -> float:
-        """The latest z-score; where several latencies are watched, the worst."""
+        """The latest z-score; the worst if several latencies are watched."""
         return max(detector.z_score for detector in self._known())
 
     def watch_first_chunk(self) -> LatencyDetector:
@@ -63,20 +63,20 @@ class Latencies:
         return watched
 
     def timed_out(self, now: float, seconds: float) -> Reason | None:
-        """Learn from an answer that did not even begin within *seconds*."""
+        """Learn that an answer did not even begin within *seconds*."""
         detector = self.first_chunk or self.whole
         if not detector.exceeded(log(clamped(seconds))):
             return None
         return self.risen(now, "latency" if detector is self.whole else "time_to_first_chunk", detector)
 
     def risen(self, now: float, statistic: str, detector: LatencyDetector) -> Reason | None:
-        """The reason to open, as the latency has risen that *detector* watches; None where it is the new normal."""
+        """The reason to open, as the latency that *detector* watches has risen; None if it is the new normal."""
         return self._suspect(now, Reason(statistic, detector.total, BOUND))
 
     def unusual(self, now: float, parts: Parts) -> Reason | None:
-        """Judge a probe's *parts*, and learn nothing from them; the reason is the worst z-score.
+        """Judge a probe's *parts* without learning from them; the reason is the worst z-score.
 
-        Where it was latency that opened the circuit, a probe must be as quick as usual; else it must not be far off.
+        If latency opened the circuit, a probe must be as fast as usual; otherwise it must not be far off.
         """
         limit = self._config.z_score if self._calm_since is None else max(self._config.z_score, FAR)
         scores = [(detector.judge(log(clamped(seconds))), name) for name, seconds, detector in self._watched(parts)]
@@ -84,7 +84,7 @@ class Latencies:
         return self._suspect(now, Reason(statistic, z, limit)) if z > limit else None
 
     def _suspect(self, now: float, reason: Reason) -> Reason | None:
-        """Pass *reason* on, unless it has been slow for so long that this is the new normal: then that is learned."""
+        """Return *reason*, unless it has been slow for so long that this is the new normal: then relearn."""
         calm_since = self._calm_since
         if self._slow_since is None or (calm_since is not None and now - calm_since >= self._config.open_seconds):
             self._slow_since = now

@@ -7,54 +7,54 @@ from math import inf, log
 from statistics import median
 
 BOUND = 6.0
-"""What the sum of deviations may reach, in standard deviations. With a reference of half the z-score, healthy answers
-pass it once in about e^(7.2 z) / (z² / 2): once in 4e4 answers at z 1.5, in 2e7 at 2.5 (Siegmund 1985)."""
+"""The limit on the sum of deviations, in standard deviations. With a reference of half the z-score, healthy answers
+exceed it once in about e^(7.2 z) / (z² / 2): once in 4e4 answers at z 1.5, in 2e7 at 2.5 (Siegmund 1985)."""
 
 LEAST_SPREAD = 0.2
-"""A fifth up or down is never unusual, however steady the latency was."""
+"""A fifth up or down is never unusual, however steady the latency."""
 
 FAR = 4.0
-"""Standard deviations from which on an answer is a straggler, no longer the body of the distribution."""
+"""Beyond this many standard deviations an answer is a straggler, outside the body of the distribution."""
 
 ENORMOUS = 4.0
-"""So many times the z-score is enough by itself: an answer that took seven times as long as usual, where latency is
-steady. Of less, a second one has to come soon."""
+"""This many times the z-score is enough by itself: with steady latency, an answer that took seven times as long as
+usual. Below that, a second one has to follow soon."""
 NOT_ENOUGH = 0.9 * BOUND
 
 ABOVE = 0.1
-"""About so many answers are above the reference, and only among these stragglers are counted."""
+"""The approximate share of answers above the reference; stragglers are counted only among these."""
 STRAGGLER_GAIN = 1 / 400
 STRAGGLERS_ARE_USUAL = 2.5 * STRAGGLER_GAIN
-"""Three among the last four hundred above the reference, or four thousand of all."""
+"""Three among the last four hundred above the reference, or the last four thousand in all."""
 
 LEAST_MEMORY = 512
-"""So many answers the usual is made of, once they are there; where traffic is dense, more."""
+"""How many answers the baseline covers once there are that many; more in dense traffic."""
 _KNOWN = 1 / LEAST_MEMORY
 
-# Where the median absolute deviation and the 90th percentile of a Gaussian lie, in standard deviations, and the steps
-# that follow a quantile as exactly as the sample's own would: share of the other side / density (Robbins, Monro 1951).
+# The median absolute deviation and 90th percentile of a Gaussian, in standard deviations, and the steps that track a
+# quantile as exactly as the sample's own would: share of the other side / density (Robbins, Monro 1951).
 _MAD = 0.6745
 _P90 = 1.2816
 _STEP = 1.2
-"""For both the median and the median absolute deviation; 1.25 and 1.17 to be exact."""
+"""For both the median and the median absolute deviation; exactly 1.25 and 1.17."""
 _UPPER_RISE = 0.9 / 0.1755
 _UPPER_FALL = 0.1 / 0.1755
 
 
 class LatencyDetector:
-    """Notices that latency has risen: at once where it jumped, after a few answers where it moved (CUSUM, Page 1954).
+    """Notices that latency has risen: at once if it jumped, after a few answers if it shifted (CUSUM, Page 1954).
 
-    What is usual is the median of log latency and a standard deviation: 1.4826 times the median absolute deviation or,
-    where that is more (short and long answers mixed), 0.78 times the way from the median to the 90th percentile. The
-    first *learning_calls* answers give them exactly. Each later one moves them by a step that depends on its side only,
-    never on how far away it is, so that no single one can spoil them; and while the sum is above half of its bound
-    nothing is learned, so that an anomaly does not become the usual before it is noticed.
+    The baseline is the median of log latency and a standard deviation: 1.4826 times the median absolute deviation or,
+    if greater (short and long answers mixed), 0.78 times the distance from the median to the 90th percentile. The
+    first *learning_calls* answers give them exactly. Each later one moves them by a step that depends only on its side,
+    never on its distance, so that no single answer can spoil them; and while the sum is above half of its bound
+    nothing is learned, so that an anomaly does not become the baseline before it is noticed.
 
-    A single answer is enough only where it is enormous: every provider has a slow one now and then. Where stragglers
-    are usual, one of them proves little, and its part in the sum is cut to the logarithm of its rarity, as in Huber's
+    A single answer is enough only if it is enormous: every provider has a slow one now and then. If stragglers are
+    common, one proves little, and its contribution to the sum is capped at the logarithm of its rarity, as in Huber's
     robust form of the sequential test (1965): it then takes two or three of them in a row.
 
-    There is no lock: threads that add at the same time may lose an answer's influence, never more.
+    There is no lock: threads that add concurrently may lose an answer's influence, never more.
     """
 
     __slots__ = (
@@ -79,28 +79,28 @@ class LatencyDetector:
         self._sample: array[float] | None = array("d")
         self._centre = self._spread = self._upper = self._gain = self._stragglers = self._deviation = 0.0
         self._ordinary = -inf
-        """The reference as a deviation of log latency: up to here an answer adds nothing to the sum."""
+        """The reference as a deviation of log latency: up to this, an answer adds nothing to the sum."""
         self.total = 0.0
         """The sum of deviations, in standard deviations; above ``BOUND`` latency has risen."""
 
     @property
     def z_score(self) -> float:
-        """How far the latest answer was from the usual, in standard deviations; 0 while that is not known."""
+        """How far the latest answer was from the median, in standard deviations; 0 while that is unknown."""
         return self._deviation * self._reference / self._ordinary if self._sample is None else 0.0
 
     def remember(self, answers: float) -> None:
-        """Let the usual be made of so many answers, and of ``LEAST_MEMORY`` at least, once they are there."""
+        """Let the baseline cover *answers*, but at least ``LEAST_MEMORY``, once there are that many."""
         if self._gain <= _KNOWN and self._sample is None:
             self._gain = 1.0 / max(answers, LEAST_MEMORY)
 
     def judge(self, log_seconds: float) -> float:
-        """The z-score of an answer that nothing is to be learned from."""
+        """The z-score of an answer, without learning from it."""
         if self._sample is None:
             self._deviation = max(log_seconds, self._floor) - self._centre
         return self.z_score
 
     def exceeded(self, log_seconds: float) -> bool:
-        """Take an answer in, and tell whether latency has risen. (Learning elsewhere would cost a quarter more.)"""
+        """Learn from an answer; returns whether latency has risen. (A separate method would cost a quarter more.)"""
         if log_seconds < self._floor:
             log_seconds = self._floor
         self._deviation = deviation = log_seconds - self._centre
@@ -134,7 +134,7 @@ class LatencyDetector:
         return False
 
     def _added(self, z: float) -> float:
-        """The sum with an answer that is above the reference, or comes soon after one."""
+        """The sum including an answer that is above the reference, or comes soon after one."""
         part = z - self._reference
         rarity = self._stragglers
         if part > 0:

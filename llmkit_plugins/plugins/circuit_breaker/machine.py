@@ -1,4 +1,4 @@
-"""The machine of a circuit: who may pass, for how long nobody may, and how traffic comes back."""
+"""The state machine of a circuit: which calls may pass, how long it stays open, and how traffic returns."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Permit:
 
 
 class Machine:
-    """CLOSED, OPEN and HALF_OPEN as the table ``MOVES`` has them.
+    """CLOSED, OPEN and HALF_OPEN, as in the table ``MOVES``.
 
-    The lock is held for a few writes of attributes: nobody's code runs under it, listeners are called after it. A
-    thread may take it twice, because the garbage collector may end a call, and return its permit, anywhere in here.
+    The lock is held for a few attribute writes: no foreign code runs under it, and listeners are called after it. It is
+    reentrant, because the garbage collector may end a call, and return its permit, anywhere in here.
     """
 
     __slots__ = (
@@ -71,10 +71,10 @@ class Machine:
         self.state = State.CLOSED
         self.epoch = 0
         self.free: Permit | None = Permit(0)
-        """What everybody gets while the circuit is simply closed: all that the common case reads. Else None."""
+        """The permit for every call while the circuit is simply closed: all the common case reads. Else None."""
 
     def state_at(self, now: float) -> State:
-        """The state, after what time alone has changed."""
+        """The state, after any change due to time alone."""
         if self.free is not None:
             return State.CLOSED
         with self._lock:
@@ -84,7 +84,7 @@ class Machine:
         return state
 
     def admit(self, now: float) -> Permit | None:
-        """A permit, or None: not now."""
+        """A permit, or None if there is none now."""
         with self._lock:
             self._look_at_clock(now)
             permit = self.free
@@ -95,7 +95,7 @@ class Machine:
         return permit
 
     def wait(self, now: float) -> float | None:
-        """Seconds until a permit can be had at the latest; 0 where one can be had now, None where nobody knows."""
+        """At most how many seconds until a permit is available: 0 if one is now, None if unknown."""
         with self._lock:
             self._look_at_clock(now)
             if self.free is not None or self._has_place(now):
@@ -114,7 +114,7 @@ class Machine:
                 self._take_back(permit)
 
     def succeeded(self, permit: Permit | None, now: float) -> None:
-        """A probe was good, or a call of the ramp ended well."""
+        """A probe succeeded, or a call of the ramp did."""
         if self.free is not None:
             return
         with self._lock:
@@ -126,26 +126,26 @@ class Machine:
         self._tell()
 
     def open(self, epoch: int, now: float, reason: Reason, avoid_until: float | None, jitter: float) -> None:
-        """Open, unless the circuit has opened since *epoch*: for base · 2^k seconds less *jitter* (0 … 1) times half of
-        it, and until *avoid_until* at least."""
+        """Open, unless the circuit has opened since *epoch*: for base · 2^k seconds, less *jitter* (0 … 1) times half
+        of that, and at least until *avoid_until*."""
         with self._lock:
             event: Event = "tripped" if self.state is State.CLOSED else "probe_failed"
             if epoch == self.epoch and (self.state, event) in MOVES:
                 told = 0.0 if avoid_until is None else avoid_until - now
-                # Capacity is no matter of health: what was told is obeyed, and the next time is not longer for it.
+                # Capacity is not health: obey what the provider said, and do not stay open longer next time.
                 obeys = reason.statistic == "rate_limit" and told > 0
                 stays = told if obeys else max(told, self._grown(now) * (1 - jitter / 2))
                 self._move(event, now, reason, now + stays)
         self._tell()
 
     def extend(self, until: float) -> None:
-        """Stay open until *until* at least, where the circuit is open."""
+        """If the circuit is open, keep it open at least until *until*."""
         with self._lock:
             if self.state is State.OPEN:
                 self._until = max(self._until, until)
 
     def force(self, event: Event, now: float, until: float = inf) -> None:
-        """What somebody decided."""
+        """Make a move that was decided manually."""
         with self._lock:
             if event == "reset":
                 self._doublings = 0
@@ -185,7 +185,7 @@ class Machine:
         self.free = Permit(self.epoch)
 
     def _grown(self, now: float) -> float:
-        """Seconds to stay open, doubled each time but for each ``open_seconds`` of health in between."""
+        """Seconds to stay open: doubled each time, minus one doubling per ``open_seconds`` of health in between."""
         base = self._config.open_seconds
         if self.state is State.CLOSED:
             self._doublings = max(0, self._doublings - int((now - self._since) / base))
@@ -217,10 +217,10 @@ class Machine:
                 self._move("probes_ok", now, Reason("successful_probes", self._successes, threshold))
 
     def _recovered(self, now: float) -> None:
-        """The circuit is about to close. (It is held by the lock, so that no late failure opens it again.)"""
+        """Called when the circuit is about to close. (Under the lock, so that no late failure reopens it.)"""
 
     def _tell(self) -> None:
-        """Tell the listeners what happened, in order. Whoever is at it already (maybe this thread) tells this too."""
+        """Notify the listeners, in order. A thread already notifying (perhaps this one) delivers this too."""
         while self._untold:
             with self._lock:
                 if self._telling or not self._untold:

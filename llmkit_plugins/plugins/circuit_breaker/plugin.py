@@ -1,4 +1,4 @@
-"""The hooks: they only translate."""
+"""The plugin: its hooks only delegate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmkit_plugins.kit import LLMKit
 
 PROMPT_TOKENS = 16
-"""What the prompt of a whole answer counts for in its time per token: else a short answer would look slow."""
+"""Tokens added for the prompt in the time per token of a whole answer: else a short answer would look slow."""
 
 Held = Sequence[tuple[CircuitBreaker, Permit]]
 
@@ -45,8 +45,8 @@ class CircuitBreakerPlugin:
         self._per_provider = self.config.per_provider
         self._breakers: dict[str, CircuitBreaker] = {}
         self._restricted: set[str] = set()
-        """The circuits that not every call may pass, and some that have just recovered: all that a route looks at while
-        there are none, however many targets there are."""
+        """The circuits that not every call may pass, and some that just recovered. While it is empty, routing checks
+        nothing else, however many targets there are."""
         self._clock = SYSTEM_CLOCK
         self._events: Events | None = None
 
@@ -96,7 +96,7 @@ class CircuitBreakerPlugin:
             permit = breaker.acquire()
             if permit is None and attempt.target not in call.state.get(self, ()):
                 raise CircuitOpen(breaker.name, breaker.retry_after())
-            # Who passes all the same holds no place: without a permit he would give back that of the oldest probe.
+            # A call that passes anyway holds no slot: without a permit it would release that of the oldest probe.
             held.append((breaker, permit or Permit(breaker.circuit.epoch)))
         if call.stream:
             attempt.on_first_chunk = [*(attempt.on_first_chunk or ()), functools.partial(_begun, attempt, held)]
@@ -114,7 +114,7 @@ class CircuitBreakerPlugin:
         elif attempt.outcome == "error" and attempt.kind is not None:
             for breaker, permit in held:
                 breaker.record_failure(attempt.kind, attempt.duration, retry_after=attempt.retry_after, permit=permit)
-        else:  # never sent, left by its caller, or a bug of ours: that says nothing about the provider
+        else:  # never sent, abandoned by its caller, or our own bug: that says nothing about the provider
             for breaker, permit in held:
                 breaker.release(permit)
 
@@ -123,7 +123,7 @@ class CircuitBreakerPlugin:
         return (guard, self.breaker(f"provider:{target.provider}")) if self._per_provider else (guard,)
 
     def _wait(self, target: Target) -> float:
-        """Seconds until *target* may be asked: 0 now, infinite where somebody opened its circuit by hand."""
+        """Seconds until *target* may be called: 0 if now, infinite if its circuit was opened manually."""
         waits = [breaker.retry_after() for breaker in self._guards(target)]
         return max(inf if wait is None else wait for wait in waits)
 
@@ -136,7 +136,7 @@ class CircuitBreakerPlugin:
                     self._restricted.add(name)
 
     def _least_bad(self, call: Call, targets: Sequence[Target], waits: Sequence[float]) -> Sequence[Target]:
-        """As many as must stay, those that close soonest first; what somebody opened by hand stays open."""
+        """As many targets as must stay, soonest to close first; manually opened circuits stay open."""
         ranked = sorted(zip(waits, range(len(targets)), strict=True))
         kept = [targets[place] for wait, place in ranked if wait < inf][: self.config.min_available]
         call.state[self] = frozenset(kept)
@@ -162,7 +162,7 @@ class CircuitBreakerPlugin:
 
 
 def _begun(attempt: Attempt, held: Held) -> None:
-    """A probe is good with its first chunk: it need not wait for the end of a long stream."""
+    """A probe succeeds with its first chunk: no need to wait for the end of a long stream."""
     started, begun = attempt.started, attempt.first_chunk
     if started is not None and begun is not None:
         for breaker, permit in held:
@@ -170,7 +170,7 @@ def _begun(attempt: Attempt, held: Held) -> None:
 
 
 def _per_token(attempt: Attempt, started: float, seconds: float) -> float | None:
-    """Seconds per output token, after the first chunk where there is one; None where the tokens are not known."""
+    """Seconds per output token, after the first chunk if there is one; None if the tokens are unknown."""
     tokens = attempt.usage.output_tokens if attempt.usage is not None else 0
     begun = attempt.first_chunk
     if begun is None:

@@ -1,4 +1,4 @@
-"""The states of a circuit, the moves between them as a table, and the words in which a move is told."""
+"""The states of a circuit, the table of moves between them, and the types that describe a move."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MOVES: dict[tuple[State, Event], State] = {
     (State.HALF_OPEN, "forced_closed"): State.CLOSED,
     (State.HALF_OPEN, "reset"): State.CLOSED,
 }
-"""What is not listed is not a move: the event is late, and nothing happens."""
+"""Anything not listed is not a move: the event came late, and nothing happens."""
 
 
 @dataclass(frozen=True, slots=True)

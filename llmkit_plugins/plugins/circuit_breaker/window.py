@@ -1,4 +1,4 @@
-"""Counts of the recent past, and what a share of few calls really says."""
+"""Counts of the recent past, and what rate a few calls really prove."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PAST = BUCKETS - 1
 
 
 class Counts(NamedTuple):
-    """What a window holds."""
+    """The counts of a window."""
 
     calls: int
     failures: int
@@ -22,8 +22,8 @@ class Counts(NamedTuple):
 class Window:
     """Calls, failures and slow calls of the last *seconds*, in ten buckets, so that a tenth is forgotten at a time.
 
-    The present bucket is three plain attributes: who counts looks at ``ends``, turns, and adds. There is no lock:
-    threads that count at the same time may lose a count, never more.
+    The current bucket is three plain attributes: to count, check ``ends``, turn if due, and add. There is no lock:
+    threads that count concurrently may lose a count, never more.
     """
 
     __slots__ = ("_at", "_bucket_seconds", "_past", "calls", "ends", "failures", "slow")
@@ -31,7 +31,7 @@ class Window:
     def __init__(self, seconds: float, now: float) -> None:
         self._bucket_seconds = seconds / BUCKETS
         self.ends = now + self._bucket_seconds
-        """When the present bucket is over."""
+        """When the current bucket ends."""
         self.clear()
 
     def clear(self) -> None:
@@ -48,12 +48,12 @@ class Window:
         self.slow += slow
 
     def counts(self, now: float) -> Counts:
-        """What was counted in the window that ends *now*."""
+        """The counts of the window that ends *now*."""
         *_, whole = self.stretches(now)
         return whole
 
     def stretches(self, now: float) -> Iterator[Counts]:
-        """What was counted in the present bucket, in this and the last, and so on; in the end in the whole window."""
+        """The counts of the current bucket, of this and the last, and so on up to the whole window."""
         if now >= self.ends:
             self.turn(now)
         calls, failures, slow = self.calls, self.failures, self.slow
@@ -81,7 +81,7 @@ class Window:
 
 
 def wilson_lower_bound(hits: int, calls: int, z: float) -> float:
-    """The rate that *hits* out of *calls* prove, *z* standard deviations sure (Wilson 1927). 0 without calls."""
+    """The rate that *hits* out of *calls* prove with *z* standard deviations (Wilson 1927). 0 without calls."""
     if not calls:
         return 0.0
     rate, spread = hits / calls, z * z / calls

@@ -1,9 +1,9 @@
-"""Anything a call may carry, as a plain tree: equal trees mean the same to a provider, in whatever order they came.
+"""Anything a call may carry, as a plain tree: equal trees mean the same to a provider, whatever their original order.
 
-Atoms are as they are. A sequence is a list; a mapping a tuple of two, its sorted keys and its values; an object with
-fields (pydantic's) a tuple of four, its class, its fields, their values and what it has besides; a class a tuple of
-one, its serial number in this process. So no two kinds can be taken for each other, and ``marshal`` writes each tree in
-one way only.
+Atoms stay as they are. A sequence becomes a list; a mapping a tuple of two, its sorted keys and its values; an object
+with fields (pydantic's) a tuple of four: its class, its fields, their values and any extra ones; a class a tuple of
+one, its serial number in this process. So no two kinds can be confused, and ``marshal`` writes each tree in only one
+way.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ _next_serial = count(1)
 
 
 class Layout(NamedTuple):
-    """How objects of one class are built."""
+    """The structure of the objects of one class."""
 
     name: str
     """The class."""
     fields: tuple[str, ...]
-    """Those that may mean something to a provider."""
+    """The fields that may mean something to a provider."""
     message: bool
-    """Whether they are LangChain's messages, or like them."""
+    """Whether they are LangChain messages, or similar."""
 
 
 class Unknown(TypeError):
-    """There is no telling what this means to a provider."""
+    """It is unknown what this value means to a provider."""
 
     def __init__(self, kind: type) -> None:
         super().__init__(f"nobody knows what a {kind.__qualname__} means")
 
 
 def plain(value: Any) -> Any:
-    """*value* as a tree. Raises ``Unknown``, or ``TypeError`` where keys cannot be ordered."""
+    """*value* as a tree. Raises ``Unknown``, or ``TypeError`` if keys cannot be sorted."""
     kind: Any = type(value)
     if kind in ATOMS:
         return value
@@ -80,7 +80,7 @@ def plain_mapping(mapping: Mapping[Any, Any]) -> tuple[Any, ...]:
 
 
 def plain_object(value: Any, layout: Layout) -> tuple[Any, ...]:
-    """An object of pydantic's as a tree, by the *layout* of its class."""
+    """A pydantic object as a tree, by the *layout* of its class."""
     name, fields, message = layout
     values, extra = value.__dict__, value.__pydantic_extra__
     if message and ROUTE_TAKEN in (told := values.get("response_metadata") or ()):
@@ -90,7 +90,7 @@ def plain_object(value: Any, layout: Layout) -> tuple[Any, ...]:
 
 @lru_cache(256)
 def layout_of(kind: type) -> Layout | None:
-    """That of a class of pydantic's; None for any other. LangChain's messages have an id each, which says nothing."""
+    """The layout of a pydantic class; None for any other. It omits the ids of LangChain messages, which say nothing."""
     fields = getattr(kind, "__pydantic_fields__", None)
     if fields is None or not hasattr(kind, "__pydantic_extra__"):
         return None
@@ -100,7 +100,7 @@ def layout_of(kind: type) -> Layout | None:
 
 
 def identity(value: Any) -> tuple[int]:
-    """A class or function as a tree: it is like nothing but itself, as long as the process runs."""
+    """A class or function as a tree: equal only to itself, for the lifetime of the process."""
     return (_serials.setdefault(value, next(_next_serial)),)
 
 

@@ -1,4 +1,4 @@
-"""What makes two calls the same request: a strong hash of all that can change the answer, or who may see it."""
+"""What makes two calls the same request: a strong hash of everything that affects the answer or who may see it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llmkit_plugins.plugins.multiplexer.canonical import (
 from llmkit_plugins.plugins.multiplexer.config import MultiplexerConfig
 
 OPERATIONS = frozenset({"chat", "text_completion", "generate_content", "embeddings"})
-"""Those that only answer. Others (running a tool, making an agent) may do more, and do it for each caller."""
+"""Operations that only answer. Others (running a tool, creating an agent) may do more, once for each caller."""
 
 VOLATILE = frozenset(
     {
@@ -40,21 +40,21 @@ VOLATILE = frozenset(
         "trace_id",
     }
 )
-"""Parameters that tell requests apart and change no answer."""
+"""Parameters that distinguish requests but do not change the answer."""
 
 USERS = frozenset({"user", "safety_identifier"})
-"""Parameters that say who asks: to the provider, which answers all alike."""
+"""Parameters that tell the provider who is asking; it answers everyone alike."""
 
 _REFUSALS = ("no-cache", "no-store")
 _MARKS = frozenset({"cache", "share", *_REFUSALS})
 
 
 class Alone(Exception):
-    """This call shares with nobody, and why. The reason names no value of the call's own."""
+    """The call is not shared, and why. The reason contains no value from the call."""
 
 
 class Keys:
-    """Makes the keys of calls, by the settings *config*. Two calls with equal keys may share one answer."""
+    """Makes the keys of calls, according to *config*. Two calls with equal keys may share one answer."""
 
     def __init__(self, config: MultiplexerConfig) -> None:
         self._by_user = config.scope == "user"
@@ -63,9 +63,9 @@ class Keys:
         self._ignored = VOLATILE | config.ignored_params | (frozenset() if self._by_user else USERS)
 
     def of(self, call: Call) -> bytes:
-        """The key of *call*: a SHA-256, so that nothing of the call can be read in it. Raises ``Alone``.
+        """The key of *call*: a SHA-256, so that it reveals nothing about the call. Raises ``Alone``.
 
-        Whether it is streamed is not in the key: whoever shares keeps streams and whole answers apart.
+        Whether it is streamed is not in the key: users of the key keep streams and whole answers apart.
         """
         metadata, params = call.metadata, call.params
         self._check(call, params, metadata)
@@ -81,7 +81,7 @@ class Keys:
                 _messages(call.messages),
                 self._params(params) if params else [],
             ]
-            # version 2 is the last that writes equal trees equally: later ones tell interned and shared objects apart
+            # version 2 is the last that writes equal trees equally: later ones mark interned and shared objects
             return sha256(marshal.dumps(tree, 2)).digest()
         except (TypeError, ValueError, RecursionError) as error:
             what = str(error) if isinstance(error, Unknown) else type(error).__name__
@@ -113,14 +113,14 @@ class Keys:
 
 
 def _messages(messages: Any) -> Any:
-    """A conversation: two texts for a message that has only role and content, a tuple for another, a list for what is
-    no message."""
+    """A conversation: two strings for a message with only role and content, a tuple for any other message, a list for
+    anything else."""
     if not isinstance(messages, list | tuple):
         return plain(messages)
     tree: list[Any] = []
     for message in messages:
         if type(message) is dict:
-            if len(message) == 2:  # most are like this: a quarter of the time
+            if len(message) == 2:  # most are like this, and it takes a quarter of the time
                 role, content = message.get("role"), message.get("content")
                 if type(content) is str and type(role) is str:
                     tree.append(role)
@@ -152,7 +152,7 @@ def _headers(headers: Any) -> Any:
 
 
 def _tools(tools: Any) -> Any:
-    """Tools may be functions; nowhere else is a function something that could be compared."""
+    """Tools may be functions; anywhere else, a function cannot be compared."""
     if not isinstance(tools, list | tuple):
         return plain(tools)
     return [identity(tool) if type(tool) is FunctionType else plain(tool) for tool in tools]
@@ -162,7 +162,7 @@ _SPECIAL = {"default_headers": _headers, "extra_headers": _headers, "headers": _
 
 
 def _marked(told: Mapping[str, Any]) -> bool:
-    """Whether metadata or parameters ask not to share or cache; what can be taken for it is."""
+    """Whether metadata or parameters ask not to share or cache; when in doubt, they do."""
     cache = told.get("cache")
     return (
         told.get("share") not in (None, True)

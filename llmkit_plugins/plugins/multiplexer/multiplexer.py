@@ -1,4 +1,4 @@
-"""Many subscribers, one upstream. Knows no hook and no framework."""
+"""Many subscribers, one upstream. Independent of hooks and frameworks."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class StreamingMultiplexer:
             place.flight.leave()
 
     def _place(self, call: Call, join: Callable[..., Any], source: Callable[..., Any]) -> Any:
-        """A seat at the upstream for *call*, what was kept for it, or None: it goes alone."""
+        """A seat at the upstream for *call*, its retained answer, or None if it goes alone."""
         decision = self.decide(call)
         return join(decision, call, source, self._copy) if type(decision) is Share else decision
 

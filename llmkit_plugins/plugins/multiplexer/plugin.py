@@ -1,4 +1,4 @@
-"""The hooks: they only translate."""
+"""The plugin: its hooks only delegate."""
 
 from __future__ import annotations
 

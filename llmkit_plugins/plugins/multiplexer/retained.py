@@ -1,4 +1,4 @@
-"""Finished answers, kept a little while for identical calls that come late."""
+"""Finished answers, kept for a while for identical calls that arrive late."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from llmkit_plugins.steps import Answer
 
 @dataclass(slots=True, frozen=True)
 class Kept:
-    """An answer and who got it first."""
+    """An answer, and the call that first got it."""
 
     log: list[Any]
-    """Its chunks; one, where it is whole."""
+    """Its chunks; just one if it is whole."""
     call_id: str
     attempt: Attempt | None
     held_bytes: int
@@ -33,8 +33,8 @@ class Kept:
 
 
 class Retained:
-    """Answers by key, streamed and whole ones apart, for ``retain_seconds`` of *clock*; bounded in number and bytes:
-    the one used longest ago goes first."""
+    """Answers by key, streamed and whole ones separately, for ``retain_seconds`` of *clock*; bounded in number and
+    bytes: the least recently used is evicted first."""
 
     def __init__(self, config: MultiplexerConfig, clock: Clock) -> None:
         self._most = config.max_retained_answers
@@ -43,10 +43,10 @@ class Retained:
         )
         self._lock = new_lock()
         self.hits = 0
-        """How many calls they have answered."""
+        """How many calls were served from here."""
 
     def keep(self, flight: Flight[Any]) -> None:
-        """Keep the answer of *flight*, which has landed, unless it is too large."""
+        """Keep the answer of *flight*, which has finished, unless it is too large."""
         key, stream, _ = flight.key
         leader, size = flight.call, flight.held_bytes()
         kept = Kept(flight.log, leader.id, leader.attempts[-1] if leader.attempts else None, size)

@@ -1,4 +1,4 @@
-"""What can be set."""
+"""The settings of the observability plugin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts and answers as span attributes: redacted, bounded, and only where somebody asked for them."""
+"""Prompts and answers as span attributes: redacted, bounded, and only if enabled."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from llmkit_plugins.plugins.observability.text import writable
 log = logging.getLogger("llmkit")
 
 Redact = Callable[[str], str]
-"""Given each text before it is cut and recorded; returns what may be."""
+"""Given each text before it is truncated and recorded; returns what may be recorded."""
 
 _ROLES = {"human": "user", "ai": "assistant", "AIMessageChunk": "assistant"}
-"""LangChain's words for the conventions' roles."""
+"""LangChain's names for the conventions' roles."""
 
 _CALLS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "function_call", "input_json_delta"})
-"""Blocks of content that LangChain's messages have in ``tool_calls`` too."""
+"""Content blocks that LangChain messages also have in ``tool_calls``."""
 
 
 class Content:
-    """Writes messages as the GenAI conventions do, in JSON: of each prompt or answer at most *characters* of text.
+    """Writes messages as the GenAI conventions do, in JSON, with at most *characters* of text per prompt or answer.
 
-    Where *redact* fails there is None: nothing is recorded that it has not seen.
+    If *redact* fails the result is None: nothing is recorded that it has not processed.
     """
 
     def __init__(self, characters: int, redact: Redact | None = None) -> None:
@@ -36,7 +36,7 @@ class Content:
         return self._written(lambda: map(_said, messages if isinstance(messages, list | tuple) else [messages]))
 
     def answer(self, raw: Any, finish_reason: str | None = None) -> str | None:
-        """The answer in the framework's object *raw*, which ended for *finish_reason*."""
+        """The answer in the framework's object *raw*, which ended with *finish_reason*."""
         return self._written(lambda: _answers(raw), finish_reason)
 
     def streamed(self, heard: Heard, finish_reason: str | None = None) -> str | None:
@@ -77,7 +77,7 @@ class Heard:
         self._tools: dict[tuple[int, Any], Tool] = {}
 
     def hear(self, chunk: Any) -> None:
-        """The next chunk; what is none says nothing."""
+        """Take in the next chunk; anything else is ignored."""
         for choice in _get(chunk, "choices") or [chunk]:
             index = _get(choice, "index")
             place = index if isinstance(index, int) else 0
@@ -99,7 +99,7 @@ class Heard:
 
 
 class Tool(NamedTuple):
-    """A tool that is to be called."""
+    """A tool call."""
 
     id: str | None
     name: str
@@ -145,7 +145,7 @@ def _text(message: Any) -> str:
 
 
 def _block(block: Any) -> str:
-    """A block of content: its text, nothing where it is a call that the message tells besides, else its JSON."""
+    """A content block as text: its text, nothing if it is a call that the message also has elsewhere, else its JSON."""
     if isinstance(block, str):
         return block
     kind, text = _get(block, "type"), _get(block, "text")
@@ -155,7 +155,7 @@ def _block(block: Any) -> str:
 
 
 def _tool(tool: Any) -> Tool:
-    """A call of a tool, or the next part of one, in OpenAI's or LangChain's form."""
+    """A tool call, or the next part of one, in OpenAI's or LangChain's form."""
     named = _get(tool, "function") or tool
     arguments = _get(named, "arguments") or _get(named, "args") or ""
     if not isinstance(arguments, str):
@@ -164,7 +164,7 @@ def _tool(tool: Any) -> Tool:
 
 
 def _answers(raw: Any) -> list[Said]:
-    """The messages in OpenAI's or LangChain's form of a result; anything else is one itself."""
+    """The messages in a result of OpenAI's or LangChain's form; anything else is a message itself."""
     if choices := _get(raw, "choices"):
         answers = [_get(choice, "message") or choice for choice in choices]
     elif generations := _get(raw, "generations"):

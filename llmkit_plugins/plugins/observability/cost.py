@@ -1,4 +1,4 @@
-"""What an attempt cost, and when nobody knows."""
+"""What an attempt cost, and when that is unknown."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _IDS = {
     "vertex_ai": "google",
     "xai": "x-ai",
 }
-"""genai-prices' names of providers where the frameworks have others."""
+"""genai-prices' names of providers that differ from the frameworks'."""
 
 _KEPT = 1000
 """How many models are remembered."""
 
 
 def has_cost(attempt: Attempt) -> bool:
-    """Whether *attempt* cost something, known or not: it was answered, in whole or in part, or left to itself."""
+    """Whether *attempt* cost something, known or not: it was answered, fully or partly, or abandoned."""
     if attempt.usage is not None or attempt.reported_cost is not None or attempt.first_chunk is not None:
         return True
     return attempt.started is not None and attempt.outcome not in ("error", "refused")
 
 
 class Prices:
-    """USD for an attempt: by the target's prices, else as the framework priced it, else by genai-prices where that is
-    installed (the extra ``prices``). Unknown is None, never 0."""
+    """USD for an attempt: by the target's prices, else as the framework priced it, else by genai-prices if installed
+    (the extra ``prices``). Unknown is None, never 0."""
 
     def __init__(self) -> None:
         self._remembered: dict[tuple[str, str], Target | None] = {}
@@ -43,16 +43,16 @@ class Prices:
             prices.calc_price(prices.Usage(input_tokens=1), "gpt-4o-mini", provider_id="openai")
 
     def cost(self, attempt: Attempt) -> float | None:
-        """What *attempt* cost; None where nobody knows, or it is not known what it used."""
+        """What *attempt* cost; None if the price or the usage is unknown."""
         cost = attempt.cost
         return cost if cost is not None or attempt.usage is None else self.listed(attempt.target, attempt.usage)
 
     def listed(self, target: Target, usage: Usage) -> float | None:
-        """What *usage* of *target* costs by the price list."""
+        """What *usage* of *target* costs according to the price list."""
         if not usage.total_tokens:
             return 0.0
         model = (target.provider, target.model)
-        if model in self._remembered:  # a tenth of a millisecond for each calculation otherwise
+        if model in self._remembered:  # otherwise each calculation takes a tenth of a millisecond
             flat = self._remembered[model]
             return None if flat is None else flat.cost(usage)
         cost, flat, settled = _look_up(target, usage)
@@ -62,7 +62,7 @@ class Prices:
 
 
 def _look_up(target: Target, usage: Usage) -> tuple[float | None, Target | None, bool]:
-    """The listed cost of *usage*, the price itself where it is the same for any usage, and whether that settles it."""
+    """The listed cost of *usage*, the price itself if it is the same for any usage, and whether that is final."""
     prices = _genai_prices()
     if prices is None:
         return None, None, True
@@ -79,7 +79,7 @@ def _look_up(target: Target, usage: Usage) -> tuple[float | None, Target | None,
 
 
 def _flat(listed: Any) -> Target | None:
-    """The price as a target has one; None where it depends on the hour, on the size of the prompt, or on requests."""
+    """The price in a target's form; None if it depends on the time of day, the prompt size, or the request count."""
     price = listed.model_price
     fresh, answer, cached = (getattr(price, f"{kind}_mtok", None) for kind in ("input", "output", "cache_read"))
     if isinstance(listed.model.prices, list) or getattr(price, "requests_kcount", None) is not None:

@@ -1,4 +1,4 @@
-"""Turns what was noted into the metrics: who is counted where."""
+"""Turns what happens into metrics: what is counted where."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NONE = "none"
 """The label of a call that reached no provider."""
 
 NOTES = 4096
-"""What so many begins and ends of calls have noted is added up where nobody reads: a third of a millisecond."""
+"""After this many starts and ends of calls, notes are summed even if nobody reads: a third of a millisecond."""
 
 TARGETS = 1000
-"""The series of so many are kept at hand; then anew, as a backend may make its targets for each call."""
+"""How many targets' series are cached before starting over: a backend may make new targets for each call."""
 
 _REFUSED_BY: dict[type, str] = {
     RateLimited: "rate_limited",
@@ -35,11 +35,11 @@ class Counting:
     def __init__(self, metrics: Metrics, prices: Prices) -> None:
         self.metrics, self.prices = metrics, prices
         self.active = metrics.request_active.of()
-        """Requests that have begun and not ended; who hears one begin adds it, ``ended`` takes it away."""
+        """Requests that have begun and not ended; the caller adds one at its beginning, ``ended`` subtracts it."""
         self._series: dict[Target, Series] = {}
 
     def ended(self, call: Call, error: BaseException | None, seconds: float, exemplar: Exemplar | None) -> None:
-        """A request ended, by whoever answered it or was asked last."""
+        """A request ended: count it for the target that answered it or was tried last."""
         active, attempt = self.active, told_by(call)
         active.add(-1.0)
         if attempt is None:
@@ -56,7 +56,7 @@ class Counting:
             self.metrics.settle()
 
     def _unanswered(self, call: Call, error: BaseException | None) -> None:
-        """No attempt of its own has answered it, or it was refused after some."""
+        """No attempt of its own answered it, or it was refused after some."""
         if call.outcome == "refused":
             self.metrics.refusals.of(_reason(error)).add(1.0)
             return
@@ -99,7 +99,7 @@ class Counting:
             series.cost_unknown.add(1.0)
 
     def _failed(self, series: Series, attempt: Attempt) -> None:
-        """The provider failed it: with an error of a kind, else of a class."""
+        """The provider failed: count the kind of the error, else its class."""
         kind = attempt.kind or self.metrics.bounded("error_type", error_type(None, attempt.error))
         series.errors[kind].add(1.0)
 
@@ -125,7 +125,7 @@ class Counting:
             self.metrics.limit_wait.of(limit).add(seconds)
 
     def store_unreachable(self) -> None:
-        """What processes share could not be asked."""
+        """The store shared by processes could not be reached."""
         self.metrics.store_unreachable.of().add(1.0)
 
     def circuit_changed(self, event: CircuitChanged) -> None:
@@ -142,7 +142,7 @@ class Counting:
         known.add(1.0)
 
     def predicted(self, target: Target, ratio: float) -> None:
-        """What a router predicted took *ratio* times as long."""
+        """An attempt took *ratio* times as long as the router predicted."""
         series = self._series.get(target) or self._series_of(target)
         series.latency_ratio.add(ratio)
 
@@ -156,14 +156,14 @@ class Counting:
 
 
 def _reason(error: BaseException | None) -> str:
-    """What refused: integrations raise subclasses that are an error of their framework's too."""
+    """What refused the call: integrations raise subclasses that are also an error of their framework's."""
     return next((_REFUSED_BY[cls] for cls in type(error).__mro__ if cls in _REFUSED_BY), "other")
 
 
 def _count_stream(
     series: Series, attempt: Attempt, to_first: float, after_first: float, exemplar: Exemplar | None
 ) -> None:
-    """When *attempt* began to answer, and how fast its chunks and tokens came: each chunk counts with their mean."""
+    """Count when *attempt* began to answer, and how fast its chunks and tokens came: every chunk counts as the mean."""
     series.first_token.add(to_first)
     if exemplar is not None:
         series.first_token.remember(to_first, exemplar)

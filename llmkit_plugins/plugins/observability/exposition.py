@@ -35,14 +35,14 @@ from llmkit_plugins.plugins.observability.metrics import Metrics
 
 _FAMILIES: dict[str, type[Metric]] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 _GAUGE_MODES = {"llmkit_circuit_state": "livemax"}
-"""How the processes' gauges become one; all others are added up."""
+"""How gauges are merged across processes; all others are summed."""
 
 _made: WeakKeyDictionary[CollectorRegistry, Metrics] = WeakKeyDictionary()
 _making = new_lock()
 
 
 def metrics_on(registry: CollectorRegistry, max_label_sets: int = 500) -> Metrics:
-    """The metrics on *registry*, made the first time somebody asks: all kits that use it share them."""
+    """The metrics on *registry*, created on first use: all kits that use the registry share them."""
     with _making:
         metrics = _made.get(registry)
         if metrics is None:
@@ -57,13 +57,13 @@ def metrics_on(registry: CollectorRegistry, max_label_sets: int = 500) -> Metric
 
 
 class Exposition(Collector):
-    """*metrics* as prometheus-client wants them, whenever somebody scrapes."""
+    """Collects *metrics* for prometheus-client at each scrape."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        """Every family with the samples it has."""
+        """Every family with its samples."""
         self._metrics.later.settle()
         return (_exposed(family) for family in self._metrics)
 
@@ -109,7 +109,7 @@ def multiprocess() -> bool:
 
 
 def _mirror(metrics: Metrics, registry: CollectorRegistry) -> None:
-    """Write everything to prometheus-client's files too, where the process that is scraped finds it."""
+    """Also write everything to prometheus-client's files, where the scraped process finds it."""
     for family in metrics:
         family.relay(_writer(family, registry, metrics.later))
 
@@ -132,7 +132,7 @@ def _writer(family: Family[Any], registry: CollectorRegistry, later: Later) -> C
 
 
 def _observe(histogram: Any, value: float, times: int = 1) -> None:
-    """As its own ``observe``, which takes 3 µs, so many *times* at once."""
+    """Like its own ``observe``, which takes 3 µs, but *times* times at once."""
     if times == 1:
         histogram.observe(value)
         return
@@ -141,7 +141,7 @@ def _observe(histogram: Any, value: float, times: int = 1) -> None:
 
 
 def scraped(registry: CollectorRegistry) -> CollectorRegistry:
-    """What to serve: *registry*, or in multiprocess mode one that collects what all processes wrote."""
+    """The registry to serve: *registry*, or in multiprocess mode one that collects what all processes wrote."""
     if not multiprocess():
         return registry
     everybody = CollectorRegistry()
@@ -165,7 +165,7 @@ def asgi_app(registry: CollectorRegistry) -> Callable[..., Any]:
 
 
 class MetricsServer:
-    """Serves ``/metrics`` of *registry* from a thread. Raises ``ConfigError`` where the port cannot be had."""
+    """Serves ``/metrics`` of *registry* from a thread. Raises ``ConfigError`` if the port is unavailable."""
 
     def __init__(self, registry: CollectorRegistry, port: int, address: str) -> None:
         try:
@@ -180,7 +180,7 @@ class MetricsServer:
 
     def close(self) -> None:
         """Stop serving."""
-        if self._thread.is_alive():  # in a forked process nobody serves, and nobody would heed it
+        if self._thread.is_alive():  # in a forked process nothing serves, so nothing would stop
             self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -1,5 +1,5 @@
-"""The words of OpenTelemetry's GenAI semantic conventions, as strings of our own: the constants that
-``opentelemetry-semantic-conventions`` has are deprecated, and their successors not yet stable."""
+"""The names from OpenTelemetry's GenAI semantic conventions, as strings of our own: the constants in
+``opentelemetry-semantic-conventions`` are deprecated, and their successors not yet stable."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ STREAM = "gen_ai.request.stream"
 ERROR_TYPE = "error.type"
 
 RUN = "invoke_workflow"
-"""The operation that the run of a chain, an agent or a graph is."""
+"""The operation name for a run of a chain, an agent or a graph."""
 
 TOKEN_BUCKETS = tuple(float(4**k) for k in range(14))
-"""Those of ``gen_ai.client.token.usage``."""
+"""The buckets of ``gen_ai.client.token.usage``."""
 
 _PROVIDERS = {
     "azure": "azure.ai.openai",
@@ -56,19 +56,19 @@ _PARAMETERS: Mapping[str, str] = {
 
 
 def told_by(call: Call) -> Attempt | None:
-    """The attempt that speaks for *call*: the one that answered it, its own or another's, else its last."""
+    """The attempt that represents *call*: the one that answered it, its own or another call's, else its last."""
     if call.response is not None:
         return call.response.attempt
     return call.attempts[-1] if call.attempts else None
 
 
 def provider_name(provider: str) -> str:
-    """The conventions' name of *provider*, where they have another than the frameworks."""
+    """The conventions' name for *provider*, if it differs from the frameworks'."""
     return _PROVIDERS.get(provider, provider)
 
 
 def request_parameters(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes for the parameters of a request that the conventions know."""
+    """The attributes for those request parameters that the conventions define."""
     told: dict[str, Any] = {}
     for name in _PARAMETERS.keys() & params.keys():
         value = params[name]
@@ -86,7 +86,7 @@ def _texts(value: Any) -> list[str] | None:
 
 
 def attempt_attributes(call: Call, attempt: Attempt) -> dict[str, Any]:
-    """What the conventions want to know of one request to a provider."""
+    """The attributes that the conventions define for one request to a provider."""
     target, usage = attempt.target, attempt.usage
     told: dict[str, Any] = {
         OPERATION: call.operation,

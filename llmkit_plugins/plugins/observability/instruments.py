@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms. A call only notes amounts and values, without a lock."""
+"""Counters, gauges and histograms. A call only appends amounts and values, without a lock."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from llmkit_plugins.plugins.observability.text import writable
 
 Kind = Literal["counter", "gauge", "histogram"]
 Relay = Callable[..., Any]
-"""Told each amount as it comes, or each value and how many times if not once, in the thread of the call: for exporters
-that keep sums of their own."""
+"""Called in the call's thread with each amount, or with each value (and how many times, if not once): for exporters
+that keep their own sums."""
 
 OVERFLOW = "__overflow__"
-"""The label of everything beyond the bound."""
+"""The label value of everything beyond the limit."""
 
 
 class Exemplar(NamedTuple):
@@ -30,24 +30,24 @@ _adding_up = new_rlock()
 
 
 class Instrument:
-    """What is added is only noted, in any thread, and added up by who reads."""
+    """Additions are only noted, in any thread, and summed by the reader."""
 
     __slots__ = ("_relays", "add", "noted")
 
     add: Callable[[float], Any]
     """Add an amount, or a value."""
     noted: list[float]
-    """What has not been added up yet."""
+    """Additions not yet summed."""
 
     def __init__(self, relays: Iterable[Relay] = ()) -> None:
         self.noted = []
         self._relays: tuple[Relay, ...] = ()
-        self.add = self.noted.append  # atomic, and half of what a method costs
+        self.add = self.noted.append  # atomic, and half the cost of a method
         for relay in relays:
             self.relay(relay)
 
     def relay(self, to: Relay) -> None:
-        """Tell *to* what is added from now on as well."""
+        """Also pass to *to* whatever is added from now on."""
         self._relays = (*self._relays, to)
         self.add = self._add_and_tell
 
@@ -68,7 +68,7 @@ class Sum(Instrument):
 
     @property
     def value(self) -> float:
-        """What was added in all, or set."""
+        """The total added, or the value set."""
         self.settle()
         return self._value
 
@@ -78,11 +78,11 @@ class Sum(Instrument):
             amounts = _taken(self.noted)
             try:
                 self._value += sum(amounts)
-            except TypeError:  # who counted tokens for us has once counted in something else
+            except TypeError:  # a token count from outside was once not a number
                 self._value += sum(amount for amount in amounts if isinstance(amount, int | float))
 
     def set(self, value: float) -> None:
-        """Be *value*."""
+        """Set it to *value*."""
         with _adding_up:
             change = value - self.value
             self._value = value
@@ -91,7 +91,7 @@ class Sum(Instrument):
 
 
 class Histogram(Instrument):
-    """How many values fell up to each of *bounds* (ascending), and their total."""
+    """How many values lie below each of *bounds* (ascending, inclusive), and their total."""
 
     __slots__ = ("_counts", "_exemplars", "_many", "_total", "bounds")
 
@@ -104,13 +104,13 @@ class Histogram(Instrument):
         self._exemplars: dict[int, tuple[float, Exemplar]] = {}
 
     def add_many(self, value: float, times: int) -> None:
-        """Add *value* so many times."""
+        """Add *value* *times* times."""
         self._many.append((value, times))
         for relay in self._relays:
             relay(value, times)
 
     def remember(self, value: float, exemplar: Exemplar) -> None:
-        """Let the bucket of *value*, which was added, remember where it came from."""
+        """Remember, in the bucket of *value*, which was added, where it came from."""
         self._exemplars[bisect_left(self.bounds, value)] = value, exemplar
 
     @property
@@ -121,17 +121,17 @@ class Histogram(Instrument):
 
     @property
     def total(self) -> float:
-        """Of all values."""
+        """The sum of all values."""
         self.settle()
         return self._total
 
     @property
     def exemplars(self) -> dict[int, tuple[float, Exemplar]]:
-        """By bucket, the last value that came with one."""
+        """By bucket, the last value that came with an exemplar."""
         return dict(self._exemplars)
 
     def settle(self) -> None:
-        """Add up what was noted: sorted, many take a third of the time that each takes by itself."""
+        """Sum what was noted: sorted, many take a third of the time they take one by one."""
         with _adding_up:
             values, counts, begin = sorted(_taken(self.noted)), self._counts, 0
             if values:
@@ -174,7 +174,7 @@ class Family(Generic[Child]):
         self._making = new_lock()
 
     def of(self, *values: str) -> Child:
-        """The child with these label values, made the first time somebody asks."""
+        """The child with these label values, created on first use."""
         known = self._children.get(values)
         if known is not None:
             return known
@@ -194,7 +194,7 @@ class Family(Generic[Child]):
             child.settle()
 
     def relay(self, to: Callable[[tuple[str, ...]], Relay]) -> None:
-        """Tell each amount or value from now on to ``to(label values)`` as well."""
+        """Also pass each amount or value from now on to ``to(label values)``."""
         with self._making:
             self._relays.append(to)
             for values, child in self._children.items():
@@ -218,7 +218,7 @@ def gauge(name: str, documentation: str, *labels: str) -> Family[Sum]:
 
 
 def histogram(name: str, documentation: str, bounds: tuple[float, ...], *labels: str) -> Family[Histogram]:
-    """A metric of how many values fell up to each of *bounds*."""
+    """A metric of how many values lie below each of *bounds*, inclusive."""
     return Family(name, "histogram", documentation, labels, bounds)
 
 
@@ -236,9 +236,9 @@ class Children(dict[str, Child], Generic[Child]):
 
 
 class Bounded:
-    """The label values seen so far, at most *limit* combinations; whatever comes later overflows.
+    """The label values seen so far, at most *limit* combinations; later ones overflow.
 
-    A value that cannot be written is replaced: it would spoil the whole of ``/metrics``.
+    A value that cannot be encoded is replaced: it would break all of ``/metrics``.
     """
 
     def __init__(self, limit: int) -> None:

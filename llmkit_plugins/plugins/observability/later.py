@@ -1,4 +1,4 @@
-"""What takes too long for a call: noted on its path, done when somebody reads."""
+"""Work that takes too long for a call: noted on its path, done when somebody reads."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from llmkit_plugins.forks import new_rlock
 log = logging.getLogger("llmkit")
 
 NOTES = 16_384
-"""How many notes may wait (some 5 MB); beyond that each new one has an old one or two written."""
+"""How many notes may wait (some 5 MB); beyond that, each new one causes an old one or two to be written."""
 
 
 class Later:
-    """Notes: functions to be called with facts, in their order, by one thread at a time.
+    """Notes: functions to be called with facts, in order, by one thread at a time.
 
-    So what they write to needs no lock. *notes* bounds how many wait; with 0 each is written at once.
+    So what they write to needs no lock. *notes* limits how many wait; with 0 each is written at once.
     """
 
     def __init__(self, notes: int = NOTES) -> None:
         self._notes = notes
         self._waiting: deque[tuple[Any, ...]] = deque()
-        self._writing = new_rlock()  # a collection of garbage may note something while it is held
+        self._writing = new_rlock()  # the garbage collector may note something while it is held
         self._failed = False
 
     def note(self, *note: Any) -> None:

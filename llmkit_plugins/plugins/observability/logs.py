@@ -1,4 +1,4 @@
-"""One structured record for each request, and a warning where a target fails or a circuit or a limit changes."""
+"""One structured record for each request, and a warning when a target fails or a circuit or limit changes."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from llmkit_plugins.plugins.observability.instruments import Bounded
 from llmkit_plugins.plugins.observability.text import writable
 
 request_log = logging.getLogger("llmkit.request")
-"""One record at INFO for each request, its facts in ``record.llmkit``."""
+"""One record at INFO for each request, with its data in ``record.llmkit``."""
 
 state_log = logging.getLogger("llmkit.state")
-"""Targets that fail, circuits and limits, at WARNING."""
+"""Failing targets, circuits and limits, at WARNING."""
 
 _QUIET_SECONDS = 60.0
-"""What happens again and again is told of once in that time."""
+"""Repeated events are logged once in this time."""
 
 _ASKED_WRONGLY = {"bad_request", "context_length", "content_filter"}
-"""Kinds of errors that speak of the request, and not of the target."""
+"""Kinds of errors caused by the request rather than the target."""
 
 
 def log_request(call: Call, facts: Mapping[str, Any]) -> None:
-    """*call* ended; *facts* never hold what was said in it."""
+    """Log that *call* ended; *facts* never contain its prompt or answer."""
     request_log.info("%s %s: %s", call.operation, facts["model"] or "any model", call.outcome, extra={"llmkit": facts})
 
 
 class StateLog:
-    """Tells of targets, circuits and limits: when it first happens, then once a minute while it goes on.
+    """Logs the state of targets, circuits and limits: at the first event, then once a minute while it goes on.
 
-    Of each kind it knows *max_known* apart.
+    It tells at most *max_known* of each kind apart.
     """
 
     def __init__(self, max_known: int) -> None:
@@ -44,7 +44,7 @@ class StateLog:
         self._unsaid: dict[str, int] = {}
 
     def failed(self, attempt: Attempt, now: float) -> None:
-        """A target failed, and not because of what it was asked."""
+        """A target failed, and not because of the request."""
         if attempt.kind in _ASKED_WRONGLY:
             return
         target, why = self._failures.admit(attempt.target.name, error_type(attempt.kind, attempt.error))
@@ -73,7 +73,7 @@ class StateLog:
             state_log.warning("limit %r is used up: %s", limit, event.action, extra={"llmkit": facts})
 
     def _speaks(self, what: str, now: float) -> int | None:
-        """How often *what* happened unsaid before; None where it stays so this time."""
+        """How often *what* happened without being logged; None if it is not to be logged this time either."""
         if now < self._quiet_until.get(what, float("-inf")):
             self._unsaid[what] = self._unsaid.get(what, 0) + 1
             return None

@@ -1,4 +1,4 @@
-"""The metrics there are: names, labels, buckets."""
+"""All metrics: names, labels, buckets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOOK_SECONDS = tuple(1e-6 * 4**k for k in range(11))
 """Buckets of the plugins' own time: 1 µs to 1 s."""
 
 RATIOS = tuple(2.0 ** (k / 2) for k in range(-8, 9))
-"""Buckets of actual against predicted: a sixteenth to sixteen times, two for each doubling."""
+"""Buckets of the ratio of actual to predicted: a sixteenth to sixteen, two per doubling."""
 
 _WHO = ("provider", "model")
 
@@ -158,11 +158,11 @@ class Metrics:
             family.settle()
 
     def who(self, provider: str, model: str) -> tuple[str, ...]:
-        """The two, or overflow labels where there are too many already."""
+        """Both as label values, or overflow labels if there are too many already."""
         return self._who.admit(provider, model)
 
     def bounded(self, label: str, value: str) -> str:
-        """*value*, or the overflow label where *label* has too many already."""
+        """*value*, or the overflow label if *label* has too many already."""
         known = self._named.get(label)
         if known is None:
             known = self._named.setdefault(label, Bounded(self._max_label_sets))

@@ -1,4 +1,4 @@
-"""The one place where what happens to calls is recorded: as metrics, spans and logs. Knows no hook and no framework."""
+"""The one place that records what happens to calls: as metrics, spans and logs. Independent of hooks and frameworks."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from llmkit_plugins.plugins.observability.tracing import Trace, Tracing
 
 
 class Observability:
-    """Turns what happens to calls into *metrics*, spans (*tracing*), the conventions' own metrics (*genai*) and logs.
+    """Records what happens to calls in *metrics*, spans (*tracing*), the conventions' own metrics (*genai*) and logs.
 
-    Each part may be None, and then costs nothing. Times are in seconds of *clock*.
+    Any part may be None, and then costs nothing. Times are in seconds of *clock*.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Observability:
             self.tracing.begun(call, now)
 
     def ended(self, call: Call, error: BaseException | None = None) -> None:
-        """The request of *call* ended, whatever its end."""
+        """The request of *call* ended, with whatever outcome."""
         began = call.state.pop(self, None)
-        if began is None:  # nobody wanted to know, or a hook was told the end of what it failed to begin
+        if began is None:  # not recorded, or a hook is told of an end whose beginning failed
             return
         now = self.clock()
         trace: Trace | None = None if self.tracing is None else call.state.get(self.tracing)
@@ -95,12 +95,12 @@ class Observability:
     # -- attempts ---------------------------------------------------------------------------------------------------
 
     def sending(self, call: Call, attempt: Attempt) -> None:
-        """An attempt is about to be made, whose stream is to be heard or whose provider to be told of the trace."""
+        """An attempt is about to be made whose stream is recorded or whose provider gets the trace context."""
         if self.tracing is not None:
             self.tracing.sending(call, attempt, self.clock())
 
     def attempted(self, call: Call, attempt: Attempt) -> None:
-        """One attempt ended, whatever its end."""
+        """One attempt ended, with whatever outcome."""
         if attempt.outcome == "error":
             self._states.failed(attempt, self.clock())
         if self._only_logs:
@@ -120,7 +120,7 @@ class Observability:
                 self.tracing.attempted(trace, call, attempt, self.prices.cost(attempt), self.clock())
 
     def _hold_against(self, counting: Counting, call: Call, attempt: Attempt) -> None:
-        """What came, against what was predicted; a failover may have gone where nobody predicted anything."""
+        """Compare actual with predicted latency; a failover may have gone to a target without a prediction."""
         routed, seconds = call.state.pop(Routed, None), attempt.duration
         if routed is not None and routed.target is attempt.target and attempt.outcome == "ok" and seconds is not None:
             counting.predicted(routed.target, seconds / routed.predicted_seconds)
@@ -137,7 +137,7 @@ class Observability:
         self._states.limit(event, now)
 
     def store_unreachable(self, _: StoreUnreachable) -> None:
-        """What processes share could not be asked; who asked has logged it."""
+        """The store shared by processes could not be reached; its user has logged that."""
         if self._counting is not None:
             self._counting.store_unreachable()
 

@@ -1,7 +1,7 @@
 """The metrics through OpenTelemetry: the GenAI conventions' instruments, and ours as ``llmkit.*``.
 
-Counters and gauges are read when somebody collects. The SDK wants each value of a histogram, which takes it several µs:
-they are noted, and written at the next collection, in the collector's thread.
+Counters and gauges are read at collection. The SDK wants every value of a histogram, which takes it several µs: values
+are noted, and written at the next collection, in the collector's thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ATTRIBUTES = {
     "model": genai.REQUEST_MODEL,
     "error_type": genai.ERROR_TYPE,
 }
-"""The conventions' names of labels that have one."""
+"""The labels that have a name in the conventions."""
 
 _COVERED = frozenset(
     {
@@ -33,7 +33,7 @@ _COVERED = frozenset(
         "llmkit_time_to_first_token_seconds",
     }
 )
-"""Ours that the conventions have an instrument for."""
+"""Our metrics for which the conventions have an instrument."""
 
 _UNITS = {
     "llmkit_request_cost_total": "USD",
@@ -53,7 +53,7 @@ class GenAI:
         self._tokens = _histogram(meter, "gen_ai.client.token.usage", "{token}", genai.TOKEN_BUCKETS)
 
     def attempted(self, call: Call, attempt: Attempt, note: Callable[..., None], context: Context | None) -> None:
-        """*note* what is told of *attempt*, which ended; *context* is that of its trace, for exemplars."""
+        """*note* the values for *attempt*, which ended; *context* is that of its trace, for exemplars."""
         seconds, to_first, usage = attempt.duration, attempt.time_to_first_chunk, attempt.usage
         if seconds is None:
             return
@@ -92,7 +92,7 @@ _exports: WeakKeyDictionary[Metrics, list[tuple[MeterProvider, GenAI]]] = WeakKe
 
 
 def export(metrics: Metrics, provider: MeterProvider, scope: str) -> GenAI:
-    """Make *metrics* and the conventions' available through *provider*; once, however many plugins share them."""
+    """Export *metrics* and the conventions' through *provider*; only once, however many plugins share them."""
     for known, genai_metrics in _exports.setdefault(metrics, []):
         if known is provider:
             return genai_metrics
@@ -140,7 +140,7 @@ def _relay(to: Histogram, family: Family[Any], later: Later) -> Callable[[tuple[
 
 def _observe(family: Family[Any], later: Later) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observed(_: CallbackOptions) -> Iterable[Observation]:
-        later.settle()  # callbacks come before the histograms are read
+        later.settle()  # callbacks run before the histograms are read
         return [Observation(child.value, _attributes(family, values)) for values, child in family.children()]
 
     return observed

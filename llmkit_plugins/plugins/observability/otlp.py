@@ -18,18 +18,18 @@ from llmkit_plugins.forks import in_child, new_lock
 Protocol = Literal["grpc", "http"]
 
 Lost = Callable[[int], Any]
-"""Told how many spans, or collections of metrics, no receiver took."""
+"""Called with the number of spans, or metric collections, that no receiver accepted."""
 
 QUEUE = 4096
-"""How many spans wait at most; what comes on top is lost."""
+"""How many spans may wait; further ones are lost."""
 
 CLOSE_SECONDS = 5.0
-"""How long closing may take to deliver what waits."""
+"""How long closing may take to deliver what is waiting."""
 
 
 class Delivery(BatchSpanProcessor):
-    """Sends spans with *exporter* from a thread of its own. *lost* is told how many no receiver took: the queue was
-    full, the receiver was away or refused them, or they were still waiting when it closed."""
+    """Sends spans with *exporter* from its own thread. *lost* is called with how many no receiver accepted: the queue
+    was full, the receiver was down or refused them, or they were still waiting on close."""
 
     def __init__(self, exporter: SpanExporter, lost: Lost, queue: int = QUEUE, every_seconds: float = 1.0) -> None:
         self._exporter = _Watched(exporter, lost)
@@ -45,7 +45,7 @@ class Delivery(BatchSpanProcessor):
 
     @property
     def waiting(self) -> int:
-        """How many spans wait."""
+        """How many spans are waiting."""
         return self._ended - self._exporter.taken
 
     def _forked(self) -> None:
@@ -63,7 +63,7 @@ class Delivery(BatchSpanProcessor):
             super().on_end(span)
 
     def close(self, seconds: float) -> None:
-        """Deliver what waits, for at most *seconds*; the rest is lost."""
+        """Deliver what is waiting, for at most *seconds*; the rest is lost."""
         closing = Thread(target=self.shutdown, name="llmkit-otlp-close", daemon=True)
         closing.start()
         closing.join(seconds)
@@ -74,7 +74,7 @@ class Delivery(BatchSpanProcessor):
 
 
 class _Watched(SpanExporter):
-    """*exporter*, with an eye on what becomes of the spans."""
+    """Wraps *exporter* and tracks what becomes of the spans."""
 
     def __init__(self, exporter: SpanExporter, lost: Lost) -> None:
         self._exporter, self._lost = exporter, lost
@@ -93,11 +93,11 @@ class _Watched(SpanExporter):
         return result
 
     def give_up(self) -> None:
-        """Stop trying again."""
+        """Stop retrying."""
         self._exporter.shutdown()
 
     def close_at(self, ended: int) -> int:
-        """Count no more; how many of *ended* were never taken."""
+        """Stop counting; returns how many of *ended* were never accepted."""
         self._closed = True
         return ended - self.taken
 
@@ -109,12 +109,12 @@ class _Watched(SpanExporter):
 
 
 class _Collections:
-    """An eye on what becomes of the collections of metrics that *exporter* sends. The next one has the sums again."""
+    """Tracks what becomes of the metric collections that *exporter* sends. The next one has the sums again."""
 
     def __init__(self, exporter: MetricExporter, lost: Lost) -> None:
         self._export, self._lost = exporter.export, lost
         self._sending, self._closed = 0, False
-        exporter.export = self.export  # type: ignore[method-assign]  # the reader asks it for more than its methods
+        exporter.export = self.export  # type: ignore[method-assign]  # the reader needs more of it than its methods
 
     def export(self, *args: Any, **kwargs: Any) -> MetricExportResult:
         self._sending += 1
@@ -128,14 +128,14 @@ class _Collections:
         return result
 
     def close(self) -> None:
-        """Count no more: what is still being sent is lost."""
+        """Stop counting: what is still being sent is lost."""
         self._closed = True
         if self._sending:
             self._lost(self._sending)
 
 
 class Receiver:
-    """The OTLP receiver at *endpoint* (``http://host:4317``). Raises ``ConfigError`` where the extra ``otlp`` is not
+    """The OTLP receiver at *endpoint* (``http://host:4317``). Raises ``ConfigError`` if the extra ``otlp`` is not
     installed."""
 
     def __init__(self, endpoint: str, protocol: Protocol) -> None:
@@ -159,7 +159,7 @@ class Receiver:
         return self._meters
 
     def close(self) -> None:
-        """Deliver what waits, spans and metrics at once, in a few seconds at most."""
+        """Deliver what is waiting, spans and metrics in parallel, in a few seconds at most."""
         last_metrics = None
         if self._meters is not None:
             last_metrics = Thread(

@@ -1,4 +1,4 @@
-"""The hooks: they only translate."""
+"""The plugin: its hooks only delegate."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class ObservabilityPlugin:
         if self._receiver is not None:
             self._receiver.close()
 
-    # -- hooks: with all arguments in their order, which the engine calls directly ----------------------------------
+    # -- hooks: with all arguments in order, as the engine calls them directly --------------------------------------
 
     @hookimpl
     def llmkit_pre_request(self, call: Call) -> None:
@@ -163,6 +163,6 @@ class ObservabilityPlugin:
 
 
 def _noting(metrics: Metrics, signal: str) -> Lost:
-    """Counts what of *signal* is lost, from whichever thread; none so far."""
+    """Counts losses of *signal*, from any thread, starting at 0."""
     lost = metrics.telemetry_lost.of(signal)
     return lambda count: lost.add(count)

@@ -1,4 +1,4 @@
-"""One span for each tree of runs, as frameworks make them of a chain, an agent or a graph: its calls are one trace."""
+"""One span per tree of runs (a framework's chain, agent or graph), so that its calls form one trace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmkit_plugins.plugins.observability.tracing import Tracing
 
 MOST = 10_000
-"""How many runs are remembered; beyond that the oldest tree, whose end nobody told, ends."""
+"""How many runs are remembered; beyond that the oldest tree, whose end was never reported, ends."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,9 +26,9 @@ class _Tree:
 
 
 class RunSpans:
-    """Knows the runs that are under way, by id, and the span of the tree that each is in.
+    """The runs under way, by id, and the span of the tree each belongs to.
 
-    A tree has one where no span is current when it begins: else its calls are in the application's own trace anyway.
+    A tree has a span only if none is current when it begins: else its calls are in the application's own trace anyway.
     """
 
     def __init__(self, tracing: Tracing) -> None:
@@ -36,7 +36,7 @@ class RunSpans:
         self._trees: dict[str, _Tree] = {}
 
     def begin(self, run: str, parent: str | None, name: str | None) -> None:
-        """A *run* called *name* began, within *parent* or as the root of a tree; told again it says nothing."""
+        """A *run* called *name* began, within *parent* or as the root of a tree; repeated reports are ignored."""
         if run in self._trees or self.join(run, parent):
             return
         title = genai.RUN if name is None else f"{genai.RUN} {name}"
@@ -45,7 +45,7 @@ class RunSpans:
             self._trees[run] = _Tree(run, span, {run})
 
     def join(self, run: str, parent: str | None) -> bool:
-        """A *run* began that may only be a part of a tree: a model's. False: *parent* is in none."""
+        """A *run* began that can only be part of a tree, such as a model's. False if *parent* is in none."""
         tree = None if parent is None else self._trees.get(parent)
         if tree is None:
             return False
@@ -56,18 +56,18 @@ class RunSpans:
         return True
 
     def end(self, run: str, error: BaseException | None = None) -> None:
-        """It ended, with *error* or well; its tree with it, if it is the root. The second time this says nothing."""
+        """A run ended, with *error* if any, and its tree if it is the root. Repeated reports are ignored."""
         tree = self._trees.pop(run, None)
         if tree is None:
             return
         tree.runs.discard(run)
         if run == tree.root:
-            for left in list(tree.runs):  # whose end nobody told
+            for left in list(tree.runs):  # whose end was never reported
                 self._trees.pop(left, None)
             _finish(tree.span, error)
 
     def span_of(self, call: Call) -> Span | None:
-        """The span of the tree that *call*, which has the id of its run, is in."""
+        """The span of the tree that *call*, whose id is that of its run, belongs to."""
         tree = self._trees.get(call.id)
         return None if tree is None else tree.span
 
@@ -76,7 +76,7 @@ class RunSpans:
 
 
 def _finish(span: Span, error: BaseException | None) -> None:
-    """A cancellation is no error; the text of one is never recorded."""
+    """End *span*. A cancellation is not an error; an error's text is never recorded."""
     span.set_attribute("llmkit.outcome", "ok" if error is None else outcome_of(error))
     if isinstance(error, Exception):
         span.set_attribute(genai.ERROR_TYPE, type(error).__qualname__)

@@ -1,4 +1,4 @@
-"""What is recorded of one provider's model, at hand for each call to it."""
+"""The metrics of one provider's model, cached for each call to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Series:
-    """The children of one provider's model, made when something is first added: what was never known is not a 0."""
+    """The children of one provider's model, created when first added to: what was never known is not 0."""
 
     cached_tokens: Sum
     cost: Sum
@@ -46,7 +46,7 @@ class Series:
 
 
 class _Awaited:
-    """Stands where a child of *family* will be kept. (A ``cached_property`` would make each use a half dearer.)"""
+    """Placeholder for a child of *family*. (A ``cached_property`` would make each use cost half as much again.)"""
 
     def __init__(self, series: Series, name: str, family: Family[Any], values: tuple[str, ...]) -> None:
         self._series, self._name, self._family, self._values = series, name, family, values

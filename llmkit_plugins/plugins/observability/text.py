@@ -1,9 +1,9 @@
-"""Text as whoever collects it can have it."""
+"""Text in a form that collectors accept."""
 
 from __future__ import annotations
 
 
 def writable(value: object) -> str:
-    """*value* as text in UTF-8, which has no lone surrogates: half of an emoji in a prompt, or in what somebody calls
-    a model. One is written as it would be in JSON."""
+    """*value* as text that UTF-8 can encode, without lone surrogates (half an emoji in a prompt or a model's name),
+    which are escaped as in JSON."""
     return str(value).encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,7 @@
-"""Spans: one of each request and, below it, one of each attempt.
+"""Spans: one for each request and, below it, one for each attempt.
 
 Nothing is ever attached to a context: parents are passed explicitly, so that no span depends on which task or thread a
-hook runs in. A call that is not traced has no span at all: the decision comes before anything is made.
+hook runs in. A call that is not traced has no span at all: that is decided before anything is created.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ _FAILED = Status(StatusCode.ERROR)  # without a description: what providers say 
 
 
 class Trace:
-    """The spans of one call that is traced."""
+    """The spans of one traced call."""
 
     def __init__(self, tracer: Tracer, span: Span, context: Context, now: float, begun: int) -> None:
         self.tracer, self.span = tracer, span
         self.context = context
-        """To be the parent of what happens below."""
+        """The parent context for child spans."""
         self.begun = begun
         """Unix time in nanoseconds."""
         self._now = now
         ids = span.get_span_context()
         self.exemplar = Exemplar(format_trace_id(ids.trace_id), format_span_id(ids.span_id), begun / 1e9)
-        """What ties a value of a metric to this trace."""
+        """What links a metric value to this trace."""
 
     def at(self, seconds: float) -> int:
         """*seconds* of the kit's clock as Unix time in nanoseconds."""
@@ -70,11 +70,11 @@ class Trace:
 
 
 class Tracing:
-    """Makes spans by *provider* (None: that of the process, once it has one): of *ratio* of the calls that are in no
-    trace yet, and of all that are in one which is sampled.
+    """Makes spans with *provider* (None: that of the process, once it has one): for a share *ratio* of the calls not
+    yet in a trace, and for all calls in a sampled one.
 
-    *content* writes prompts and answers; without it there are none. Where it *propagates*, providers are told of the
-    trace. *parent* names the span that a call belongs to where none is current.
+    *content* writes prompts and answers; without it there are none. If it *propagates*, providers are sent the trace
+    context. *parent* returns the span that a call belongs to if none is current.
     """
 
     def __init__(
@@ -90,28 +90,28 @@ class Tracing:
     ) -> None:
         self._tracer = None if provider is None else provider.get_tracer(SCOPE)
         self.idle_until = float("-inf")
-        """Until then nobody is asked for a provider: the process had none, and asking takes 1 µs."""
+        """When to look for a provider again: the process had none, and looking takes 1 µs."""
         self._ratio, self._content, self._parent = ratio, content, parent
         self._propagates, self._wall, self._chance = propagates, wall, chance
         self.circuits: dict[str, str] = {}
-        """The state of each target's circuit, where one has told."""
+        """The state of each target's circuit, if reported."""
 
     def of(self, call: Call) -> Trace | None:
-        """The trace of *call*; None where it is not traced."""
+        """The trace of *call*; None if it is not traced."""
         return call.state.get(self)
 
     # -- the runs that requests are made in -------------------------------------------------------------------------
 
     @cached_property
     def runs(self) -> RunSpans:
-        """What to tell of the application's runs, in whose traces calls then are."""
+        """Where to report the application's runs, whose traces then contain the calls."""
         runs, named = RunSpans(self), self._parent
         self._parent = runs.span_of if named is None else lambda call: named(call) or runs.span_of(call)
         return runs
 
     def root(self, title: str, told: Mapping[str, Any]) -> Span | None:
-        """A span called *title*, in no trace yet; one that is not recorded where it is not sampled, None where a span
-        is current or there is no SDK."""
+        """A span called *title* that starts a trace, non-recording if not sampled; None if a span is current or there
+        is no SDK."""
         tracer = self._tracer or self._ask_for_tracer()
         if tracer is None or get_current_span().get_span_context().is_valid:
             return None
@@ -143,7 +143,7 @@ class Tracing:
                 span.set_attribute(genai.INPUT_MESSAGES, prompt)
 
     def _find_tracer(self, now: float) -> Tracer | None:
-        """That of the process. Where it has none, it is asked again after a second."""
+        """The tracer of the process. If it has none, look again after a second."""
         tracer = self._ask_for_tracer()
         if tracer is None:
             self.idle_until = now + 1.0
@@ -156,7 +156,7 @@ class Tracing:
         return self._tracer
 
     def ended(self, trace: Trace, call: Call, error: BaseException | None, now: float) -> None:
-        """The request ended at *now*, whatever the end. A late attempt of its upstream may still follow."""
+        """The request ended at *now*, with whatever outcome. A late attempt of its upstream may still follow."""
         span, response = trace.span, call.response
         try:
             span.set_attributes({"llmkit.outcome": call.outcome or "", "llmkit.attempts": len(call.attempts)})
@@ -174,7 +174,7 @@ class Tracing:
             span.end(trace.at(now))
 
     def _said(self, content: Content, call: Call) -> str | None:
-        """What *call* was answered, as far as it came: whole, or what its stream or another's brought."""
+        """The answer to *call*, as far as it got: whole, or what its stream or another call's delivered."""
         response, last = call.response, genai.told_by(call)
         reason = None if last is None else last.finish_reason
         if response is not None and response.raw is not None:
@@ -185,7 +185,7 @@ class Tracing:
     # -- its attempts -----------------------------------------------------------------------------------------------
 
     def sending(self, call: Call, attempt: Attempt, now: float) -> None:
-        """An attempt is about to be made: where asked for, hear what its stream brings, and tell the provider of it."""
+        """An attempt is about to be made: if enabled, record its stream, and send the provider the trace context."""
         trace = self.of(call)
         if self._content is not None and trace is not None:
             heard = attempt.state[_HEARD] = Heard()
@@ -194,7 +194,7 @@ class Tracing:
             self._propagate(call, attempt, trace, now)
 
     def _propagate(self, call: Call, attempt: Attempt, trace: Trace | None, now: float) -> None:
-        """Open the span already: else it is made when the attempt has ended, which costs less."""
+        """Open the span already; otherwise it is created when the attempt has ended, which costs less."""
         if trace is None:
             context = parent_of(call, self._parent)[0]
         else:
@@ -206,7 +206,7 @@ class Tracing:
             attempt.request_headers = {**(attempt.request_headers or {}), "traceparent": f"00-{ids}-{sampled:02x}"}
 
     def attempted(self, trace: Trace, call: Call, attempt: Attempt, cost: float | None, now: float) -> None:
-        """An attempt ended, whatever its end."""
+        """An attempt ended, with whatever outcome."""
         told = self._attempt_attributes(call, attempt, cost)
         span = attempt.state.pop(_OPEN, None)
         if span is None:
@@ -263,15 +263,15 @@ class Tracing:
 
 
 _OPEN = object()
-"""Where in ``attempt.state`` a span waits that was opened before the attempt."""
+"""The key in ``attempt.state`` for a span opened before the attempt."""
 
 _HEARD = object()
-"""Where in ``attempt.state`` is what a stream has said, where it is recorded."""
+"""The key in ``attempt.state`` for what a stream has said, if that is recorded."""
 
 
 def parent_of(call: Call, named: ParentOf | None = None) -> tuple[SpanContext, Context | None]:
-    """The span that *call* happens in, and its context: the current one, else the one *named*, else the LiteLLM
-    proxy's, else what a ``traceparent`` in the call's metadata (or among the headers there) says."""
+    """The span that contains *call*, and its context: the current one, else what *named* returns, else the LiteLLM
+    proxy's, else that of a ``traceparent`` in the call's metadata (or among the headers there)."""
     current = get_current_span().get_span_context()
     metadata = call.metadata
     if current.is_valid or not (metadata or named):
