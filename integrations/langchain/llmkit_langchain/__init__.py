@@ -33,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``LLMKitMiddleware`` once it is asked for: it alone needs ``langchain`` itself."""
+    """Import ``LLMKitMiddleware`` on first use: only it needs ``langchain`` itself."""
     if name != "LLMKitMiddleware":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from llmkit_langchain.middleware import LLMKitMiddleware

@@ -30,7 +30,7 @@ class LangChainBackend(Backend):
     """Reads LangChain's errors and chunks. It is sufficient where LangChain itself sends the request."""
 
     def kind(self, error: BaseException) -> ErrorKind | None:
-        """By LangChain's own classes, else by the provider's client."""
+        """The kind by LangChain's own classes, else by the provider's client."""
         return model_error_kind(error)
 
     def says(self, chunk: Any) -> bool:
@@ -48,7 +48,7 @@ class LangChainBackend(Backend):
         )
 
     def copy(self, chunk: Any) -> Any:
-        """LangChain writes ids and metadata onto the messages it hands over."""
+        """A copy, because LangChain writes ids and metadata onto the messages it passes on."""
         if isinstance(chunk, ChatResult):
             generations: list[Any] = [_own(generation) for generation in chunk.generations]
             return ChatResult(generations=generations, llm_output=chunk.llm_output)
@@ -67,11 +67,11 @@ class ChatBackend(LangChainBackend):
         self.first = next(iter(routes.values()))
 
     def over(self, routes: Mapping[str, Route]) -> ChatBackend:
-        """The same over other *routes* to the same models."""
+        """The same backend over other *routes* to the same models."""
         return ChatBackend(routes, self.clock, self.credential)
 
     def narrowed(self, model: str | None) -> ChatBackend:
-        """The same with the routes that *model* means: the one of that name, those of that model, else all."""
+        """The same backend with the routes *model* selects: the one of that name, those of that model, else all."""
         if model is None:
             return self
         meant = {name: route for name, route in self.routes.items() if name == model}
@@ -84,7 +84,7 @@ class ChatBackend(LangChainBackend):
         return _learned(attempt, route.generate(call, attempt))
 
     async def asend(self, call: Call, attempt: Attempt | None) -> ChatResult:
-        """The whole answer, awaited."""
+        """The whole answer, async."""
         route, attempt = await self._aadmit(attempt)
         return _learned(attempt, await route.agenerate(call, attempt))
 
@@ -100,7 +100,7 @@ class ChatBackend(LangChainBackend):
             close(source)
 
     async def astream(self, call: Call, attempt: Attempt | None) -> AsyncIterator[ChatGenerationChunk]:
-        """The answer in chunks, awaited."""
+        """The answer in chunks, async."""
         route, attempt = await self._aadmit(attempt)
         source, first = await route.astream(call, attempt), True
         try:
@@ -111,7 +111,7 @@ class ChatBackend(LangChainBackend):
             await aclose(source)
 
     def _admit(self, attempt: Attempt | None) -> tuple[Route, Attempt]:
-        """The route of *attempt*, once the model's own limiter lets it: that wait is not the provider's."""
+        """The route of *attempt*, once the model's own limiter admits it: that wait is not the provider's time."""
         route, attempt = self._route(attempt)
         if route.limiter is not None:
             route.limiter.acquire(blocking=True)
@@ -132,13 +132,13 @@ class ChatBackend(LangChainBackend):
 
 
 def note_shared(call: Call, chunk: ChatGenerationChunk) -> None:
-    """Say on *chunk*, where it tells the route, that the answer was made for another call than *call*; if it was."""
+    """Note on *chunk*, if it names the route, that the answer was produced for another call than *call*, if so."""
     if call.share is not None and not call.attempts:
         _mark_shared(chunk.message)
 
 
 def result_of(response: Response) -> ChatResult:
-    """The result in *response*, which says whether it was made for another call."""
+    """The result in *response*, marked if it was produced for another call."""
     result: ChatResult = response.raw
     if response.shared is not None:
         for generation in result.generations:
@@ -147,7 +147,7 @@ def result_of(response: Response) -> ChatResult:
 
 
 def _read(attempt: Attempt, chunk: ChatGenerationChunk, *, first: bool) -> bool:
-    """Learn from the next chunk; the first one tells the route. False: the one after is not the first."""
+    """Learn from the next chunk; the *first* one names the route. Returns False: the next is not the first."""
     learn(attempt, chunk)
     if first:
         _tell_route(attempt, chunk.message)
@@ -174,12 +174,12 @@ def _mark_shared(message: BaseMessage) -> None:
 
 
 def _block_says(block: Any) -> bool:
-    """Whether a block of content has more than its frame."""
+    """Whether a content block has more than its frame."""
     return bool(block) if isinstance(block, str) else any(value for key, value in block.items() if key not in _FRAME)
 
 
 def _own(generation: Generated) -> Generated:
-    """A copy nobody else has; a plain piece of text has little to copy."""
+    """A separate copy; a plain text chunk has little to copy."""
     message = generation.message
     if isinstance(message, AIMessageChunk) and _is_plain(message):
         fresh: dict[str, Any] = {
@@ -195,14 +195,14 @@ def _own(generation: Generated) -> Generated:
 
 
 def _replaced(model: Model, **fields: Any) -> Model:
-    """A copy of *model* with *fields* in place of its own: as ``model_copy``, which takes a third longer."""
+    """A copy of *model* with *fields* replaced: like ``model_copy``, which takes a third longer."""
     twin = model.__copy__()
     twin.__dict__.update(fields)
     return twin
 
 
 def _fresh(value: Any) -> Any:
-    """What ``deepcopy`` makes of *value*, in a fifth of the time where it is of JSON's types."""
+    """A deep copy of *value*: like ``deepcopy``, in a fifth of the time for JSON types."""
     if isinstance(value, _ATOMS):
         return value
     if type(value) is dict:

@@ -1,4 +1,4 @@
-"""Whose call it is that LangChain makes, and that call in the kit's words."""
+"""Whose call LangChain is making, and that call as the kit's ``Call``."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Origin(NamedTuple):
     """Where a call comes from: its run in LangChain."""
 
     metadata: Mapping[str, Any] = _NOTHING
-    """The run's ``config["metadata"]``, what it inherits included."""
+    """The run's ``config["metadata"]``, including what it inherits."""
     run_id: UUID | None = None
     """The run's id, which becomes the id of the call."""
 
     @classmethod
     def of(cls, run: Any) -> Origin:
-        """That of a call under the run manager *run*; without one, of the call that LangChain is making here."""
+        """The origin of a call under the run manager *run*; without one, of the call that LangChain is making here."""
         return _origin.get() or cls() if run is None else cls(run.metadata or {}, run.run_id)
 
     @classmethod
     def within(cls, config: RunnableConfig, own: Mapping[str, Any] | None) -> Origin:
-        """That of the run which *config* makes of a model with metadata of its *own*."""
+        """The origin of the run that *config* starts on a model with metadata of its *own*."""
         inherited = getattr(config.get("callbacks"), "metadata", None)
         return cls({**(inherited or {}), **(config.get("metadata") or {}), **(own or {})}, config.get("run_id"))
 
@@ -43,9 +43,9 @@ _origin: ContextVar[Origin | None] = ContextVar("llmkit_langchain_origin", defau
 
 
 class Originating:
-    """Remembers *origin* for what runs inside, since LangChain does not tell a model's ``_stream`` whose call it is.
+    """Remembers *origin* for code inside, since LangChain does not tell a model's ``_stream`` whose call it is.
 
-    Every call is inside one, and a ``contextmanager`` takes twice as long.
+    Every call runs inside one, and a ``contextmanager`` takes twice as long.
     """
 
     __slots__ = ("_origin", "_token")
@@ -73,10 +73,10 @@ _caller: ContextVar[Caller] = ContextVar("llmkit_langchain_caller", default=_NOB
 
 @contextmanager
 def holding(variable: ContextVar[Value], value: Value) -> Iterator[None]:
-    """Have *variable* be *value* inside.
+    """Set *variable* to *value* inside.
 
-    A generator may be left in another context than it was entered in (web servers run each step of one in a thread of
-    its own): there is nothing to undo there.
+    A generator may be exited in another context than it was entered in (web servers run each step in its own thread):
+    there is nothing to undo there.
     """
     token = variable.set(value)
     try:
@@ -87,12 +87,12 @@ def holding(variable: ContextVar[Value], value: Value) -> Iterator[None]:
 
 
 def calling(caller: Caller) -> AbstractContextManager[None]:
-    """Make calls inside on behalf of *caller*, where their metadata names nobody."""
+    """Make calls inside on behalf of *caller*, unless their metadata names somebody."""
     return holding(_caller, caller)
 
 
 def caller_in(metadata: Mapping[str, Any]) -> Caller:
-    """Whom *metadata* names; where nobody, on whose behalf calls are made here."""
+    """The caller that *metadata* names, else the one set by ``calling``."""
     known = _caller.get()
     user, tenant = metadata.get("user"), metadata.get("tenant")
     if user is None:
@@ -101,8 +101,8 @@ def caller_in(metadata: Mapping[str, Any]) -> Caller:
 
 
 def caller_here() -> Caller:
-    """On whose behalf a call is made here: as the metadata says of the call under way, or else of the chain that is
-    running; where they name nobody, the context."""
+    """On whose behalf a call is made here: the caller in the metadata of the call under way, else of the running chain,
+    else the context's."""
     origin = _origin.get()
     if origin is not None:
         return caller_in(origin.metadata)
@@ -111,7 +111,7 @@ def caller_here() -> Caller:
 
 
 def call_of(messages: Any, params: Mapping[str, Any], origin: Origin, model: str | None, operation: str) -> Call:
-    """The call that LangChain makes with *messages*: the user and the tenant are those of its run's metadata."""
+    """The call that LangChain makes with *messages*, with the user and tenant from its run's metadata."""
     metadata, run_id = origin
     user, tenant = caller_in(metadata)
     return Call(

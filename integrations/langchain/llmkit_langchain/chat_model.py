@@ -46,7 +46,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def _with_signature(method: Method) -> Method:
-    """*method* with its signature at hand, which LangChain looks at before each call: to make it takes 8 µs."""
+    """*method* with a cached signature: LangChain inspects it before each call, and creating it takes 8 µs."""
     method.__dict__["__signature__"] = signature(method)
     return method
 
@@ -78,7 +78,7 @@ class ChatLLMKit(OriginChatModel):
         super().__init__(**{"models": made, "kit": kit, **settings})
         self._backend, self._identity  # noqa: B018 - what is wrong with a model shows now
 
-    # cached properties, as all calls read them, and what pydantic calls a private attribute takes 1.4 µs to read
+    # cached properties, because every call reads them, and pydantic's private attributes take 1.4 µs to read
 
     @cached_property
     def _backend(self) -> ChatBackend:
@@ -88,14 +88,14 @@ class ChatLLMKit(OriginChatModel):
 
     @cached_property
     def _settled(self) -> dict[str, Any]:
-        """What all models are set to, of that which says whether their answers would differ each time."""
+        """The settings shared by all models that determine whether their answers would differ each time."""
         first, *others = (route.said for route in self._backend.routes.values())
         agreed = {name: first[name] for name in DECISIVE if name in first}
         return {name: value for name, value in agreed.items() if all(other.get(name) == value for other in others)}
 
     @cached_property
     def _answers_severally(self) -> bool:
-        """Whether a model is set to give several answers."""
+        """Whether any model is set to give several answers."""
         return any(route.said.get("n") not in (None, 1) for route in self._backend.routes.values())
 
     @cached_property
@@ -183,14 +183,14 @@ class ChatLLMKit(OriginChatModel):
         run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> bool:
-        """Also where all models are set to stream whole answers and somebody hears the tokens; nobody does: a provider
-        that breaks off can still be replaced."""
+        """Also if all models are set to stream whole answers and something listens for tokens; if nothing does, a
+        provider that breaks off can still be replaced."""
         if self._tells_tokens and run_manager is not None and run_manager.handlers:
             kwargs["stream"] = True
         return super()._should_stream(async_api=async_api, run_manager=run_manager, **kwargs)
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None], /) -> dict[str, Any]:
-        """As the models do, where all do it in the same way."""
+        """Combine as the models do, if all do it the same way."""
         ways = {type(model)._combine_llm_outputs for model in self.models.values()}
         return self._first._combine_llm_outputs(llm_outputs) if len(ways) == 1 else {}
 
@@ -247,7 +247,7 @@ class ChatLLMKit(OriginChatModel):
         return {"models": self._identity}
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        # the model knows which parts of its parameters are secret; what all of them are is for the cache
+        # one model's parameters, as it knows which are secret; those of all models are only for the cache
         told = self._backend.narrowed(kwargs.get("model")).first.invocation_params(stop, kwargs)
         return {**told, **self._identifying_params, "_type": self._llm_type}
 
@@ -256,7 +256,7 @@ class ChatLLMKit(OriginChatModel):
 
     @cached_property
     def _fingerprint(self) -> str:
-        """Of all that a cache tells the models apart by, addresses included; a digest, as those may have headers."""
+        """A digest of all that a cache distinguishes models by, addresses included; these may contain headers."""
         told = {name: model._get_llm_string() for name, model in self.models.items()}
         return sha256(repr(told).encode()).hexdigest()
 
@@ -292,7 +292,7 @@ def _check_known(settings: dict[str, Any], cls: type[BaseChatModel]) -> None:
 
 
 def _check_once(models: Mapping[str, BaseChatModel], kit: LLMKit) -> None:
-    """Refuse a ``ChatLLMKit`` of the same kit: a call would be two, and the inner one might wait for the outer."""
+    """Reject a ``ChatLLMKit`` of the same kit: a call would count twice, and the inner might wait for the outer."""
     for name, model in models.items():
         if isinstance(model, ChatLLMKit) and model.kit is kit:
             what, right = "a ChatLLMKit of the same kit: it would count each call twice", "its models, in its place"

@@ -1,4 +1,4 @@
-"""What goes wrong where it must not matter to the call: said once, and passed over."""
+"""Errors that must not affect the call: logged once, then ignored."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ log = logging.getLogger("llmkit")
 
 @cache
 def complain(what: str) -> None:
-    """Log *what* with the error at hand, the first time in this process."""
+    """Log *what* with the current exception, the first time in this process."""
     log.exception(what)

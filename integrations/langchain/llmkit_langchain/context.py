@@ -1,4 +1,4 @@
-"""``with llmkit_context(kit, user="u1"):`` around whatever calls models: no config has to be passed down."""
+"""``with llmkit_context(kit, user="u1"):`` around code that calls models, without passing a config down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors in both directions: a kit's as LangChain's users catch them, and what a chat model's mean."""
+"""Errors in both directions: a kit's, as LangChain's users catch them, and the kinds of a chat model's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FAMILIES: tuple[tuple[type[LLMKitError], type[ModelError]], ...] = (
     (ProviderFailure, ModelAPIError),
     (UpstreamLost, ModelConnectionError),
 )
-"""The errors a call may end with, and what each is to LangChain; the first that fits counts."""
+"""The errors a call may end with, and LangChain's equivalent; the first match counts."""
 _OURS = tuple(ours for ours, _ in _FAMILIES)
 
 _KINDS: tuple[tuple[type[ModelError], ErrorKind], ...] = (
@@ -56,13 +56,13 @@ class _AsModelErrors:
 
 
 langchain_errors = _AsModelErrors()
-"""To be entered by ``with``: what a call ends with is raised as :func:`as_model_error` makes it."""
+"""For use with ``with``: raises a call's error as :func:`as_model_error` converts it."""
 
 
 def as_model_error(error: LLMKitError) -> LLMKitError:
-    """*error* as one that is of its own class and a LangChain ``ModelError``, with its traceback.
+    """*error* as an instance of both its own class and a LangChain ``ModelError``, with its traceback.
 
-    ``is_retryable`` says whether the same call may be made again: a refusal's, where it says when.
+    ``is_retryable`` says whether the same call may be made again; for a refusal, only if it says when.
     """
     if isinstance(error, ModelError):
         return error
@@ -78,13 +78,13 @@ def _revive(cls: Any, args: tuple[Any, ...], state: dict[str, Any]) -> LLMKitErr
 
 @cache
 def _twin(cls: Any) -> Any:
-    """A class that is *cls* and the ``ModelError`` it comes nearest to."""
+    """A subclass of both *cls* and the closest ``ModelError``."""
     family = next((theirs for ours, theirs in _FAMILIES if issubclass(cls, ours)), ModelError)
     body: dict[str, Any] = {
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
-        # not to be found under its name, so pickled by what it is made of
+        # not importable by its name, so pickled by its parts
         "__reduce__": lambda self: (_revive, (cls, self.args, self.__dict__)),
     }
     if issubclass(cls, Refused):
@@ -93,8 +93,8 @@ def _twin(cls: Any) -> Any:
 
 
 def model_error_kind(error: BaseException) -> ErrorKind | None:
-    """The kind of what a chat model raised: LangChain's own classes, else its provider's client. None: not one."""
-    if isinstance(error, ContextOverflowError):  # its status says 400, its text need not say why
+    """The kind of a chat model's error, by LangChain's own classes, else by the provider's client; None if none."""
+    if isinstance(error, ContextOverflowError):  # its status is 400, and its text may not say why
         return "context_length"
     kind = kind_of(error)
     if kind is not None:
@@ -108,7 +108,7 @@ def model_error_kind(error: BaseException) -> ErrorKind | None:
 
 
 class _InAnswer(Exception):
-    """An error that came as the answer, with the status that it tells itself."""
+    """An error that came as the answer, with the status it states."""
 
     def __init__(self, told: Mapping[str, Any]) -> None:
         super().__init__(told["message"])
@@ -116,7 +116,7 @@ class _InAnswer(Exception):
 
 
 def _kind_told_in_answer(error: BaseException) -> ErrorKind | None:
-    """The kind of an error that a gateway sent with status 200: LangChain raises a ``ValueError`` of what it says."""
+    """The kind of an error that a gateway sent with status 200: LangChain raises it as a ``ValueError``."""
     told = error.args[0] if isinstance(error, ValueError) and error.args else None
     if not isinstance(told, Mapping) or "message" not in told:
         return None
@@ -124,7 +124,7 @@ def _kind_told_in_answer(error: BaseException) -> ErrorKind | None:
 
 
 def _unreadable(error: BaseException) -> bool:
-    """Whether the provider answered something that is no answer: not JSON, or an error in the middle of a stream."""
+    """Whether the provider's answer is unusable: not JSON, or an error mid-stream."""
     status = status_of(error)
     in_stream = any(cls.__name__ == "APIError" for cls in type(error).__mro__)
     return isinstance(error, JSONDecodeError) or in_stream or (status is not None and 200 <= status < 300)

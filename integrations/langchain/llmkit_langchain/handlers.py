@@ -1,4 +1,4 @@
-"""Callback handlers that show a kit the calls which LangChain's models make by themselves."""
+"""Callback handlers that report to a kit the calls that LangChain's models make by themselves."""
 
 # ruff: noqa: ARG002 - LangChain passes more than a kit needs
 
@@ -32,12 +32,12 @@ _warned: WeakSet[LLMKit] = WeakSet()
 
 
 class _Handler(RunTreeHandler):
-    """What both have in common: everything but the beginning."""
+    """What both handlers share: everything but the start of a call."""
 
     raise_error = True
-    """What a plugin refuses must stop the call."""
+    """A plugin's refusal must stop the call."""
     run_inline = True
-    """In the caller's own task: LangChain asks it before handlers that only watch, and would use a thread else."""
+    """In the caller's own task: LangChain runs it before handlers that only watch, and would otherwise use a thread."""
     ignore_retry = ignore_custom_event = True
     ignore_llm = ignore_chat_model = False
 
@@ -49,11 +49,11 @@ class _Handler(RunTreeHandler):
         _say_what_it_cannot(kit)
 
     def __deepcopy__(self, _: object) -> Self:
-        """Itself: a config that is copied, or a model, has the same calls under way."""
+        """Itself: a copied config or model has the same calls under way."""
         return self
 
     def _call(self, run_id: UUID, messages: Any, told: dict[str, Any], operation: str) -> tuple[Call, Target] | None:
-        """The call that a run makes and where it goes; None where it is counted already."""
+        """The call that a run makes, and its target; None if it is already counted."""
         if self._tree:
             self._join_tree(run_id, told.get("parent_run_id"))
         metadata = told.get("metadata") or {}
@@ -69,7 +69,7 @@ class _Handler(RunTreeHandler):
         return call_of(messages, params, Origin(metadata, run_id), model, operation), target
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **_: Any) -> None:
-        """The first that says something makes it a stream; LangChain tells it in no other way."""
+        """The first token that says something makes it a stream; LangChain reports that in no other way."""
         handle = self._runs.get(run_id)
         if handle is None:
             return
@@ -81,7 +81,7 @@ class _Handler(RunTreeHandler):
             handle.first_chunk()
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
-        """It ended well."""
+        """The call succeeded."""
         if self._tree:
             self._leave_tree(run_id)
         if handle := self._runs.close(run_id):
@@ -89,7 +89,7 @@ class _Handler(RunTreeHandler):
             handle.finish(response)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **told: Any) -> None:
-        """It ended badly; a cancellation, or a stream left half-way, says nothing about the provider."""
+        """The call failed; a cancellation, or an abandoned stream, says nothing about the provider."""
         if self._tree:
             self._leave_tree(run_id)
         if handle := self._runs.close(run_id):
@@ -161,7 +161,7 @@ def _learn(handle: Handle, response: LLMResult | None) -> None:
 
 
 def _say_what_it_cannot(kit: LLMKit) -> None:
-    """Once for each kit; where one of its plugins would route, for everybody to see."""
+    """Log what a handler cannot do, once per kit; as a warning if one of its plugins would route."""
     if kit in _told:
         return
     _told.add(kit)
@@ -175,7 +175,7 @@ def _say_what_it_cannot(kit: LLMKit) -> None:
 
 
 def _warn_in_sync_call(kit: LLMKit) -> None:
-    """In a sync call LangChain runs an async handler's event as a task of its own, and swallows what it raises."""
+    """In a sync call LangChain runs an async handler's event in a separate task, and swallows what it raises."""
     task = asyncio.current_task()
     if task is None or getattr(task.get_coro(), "__name__", "") not in _EVENTS or kit in _warned:
         return

@@ -20,9 +20,9 @@ except ImportError as error:
     raise ImportError(what) from error
 
 _KNOWN = 32
-"""How many models that come from elsewhere are remembered; an agent has a handful."""
+"""How many models from elsewhere are remembered; an agent has a handful."""
 _OF_THE_RUN = ("callbacks", "metadata", "tags", "verbose")
-"""What LangChain reads of the model that it calls."""
+"""What LangChain reads from the model it calls."""
 _NAMES = ("user", "user_id", "tenant")
 
 
@@ -53,12 +53,12 @@ class LLMKitMiddleware(AgentMiddleware[Any, Any, Any]):
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelCallResult[Any]]]
     ) -> ModelCallResult[Any]:
-        """The call, through the kit, awaited."""
+        """The call, through the kit, async."""
         with calling(_caller_of(request)):
             return await handler(request.override(model=self._model or self._through_kit(request.model)))
 
     def _through_kit(self, model: BaseChatModel) -> ChatLLMKit:
-        """*model* as the only one of a ``ChatLLMKit``, the same each time: a model made anew shares with nobody."""
+        """*model* as the only one of a ``ChatLLMKit``, the same object each time: a new one would share nothing."""
         if isinstance(model, ChatLLMKit) and model.kit is self._kit:
             return model
         if not isinstance(model, BaseChatModel):
@@ -75,7 +75,7 @@ class LLMKitMiddleware(AgentMiddleware[Any, Any, Any]):
 
 
 def _caller_of(request: ModelRequest[Any]) -> Caller:
-    """Whom the agent's context names, a mapping or an object of any class."""
+    """The caller named by the agent's context, a mapping or any object."""
     context = getattr(request.runtime, "context", None)
     if not isinstance(context, Mapping):
         context = {name: value for name in _NAMES if (value := getattr(context, name, None)) is not None}

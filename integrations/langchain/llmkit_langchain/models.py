@@ -1,4 +1,4 @@
-"""The chat models given to a :class:`ChatLLMKit`: checked, made from their names, and what they have in common."""
+"""The chat models given to a :class:`ChatLLMKit`: checking them, creating them by name, and what they share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmkit_plugins.given import called
 
 
 def chat_models(models: Mapping[str, BaseChatModel | str]) -> dict[str, BaseChatModel]:
-    """*models*, those given by name (``openai:gpt-4o-mini``) made, without retries of their own. Raises
+    """*models*, with those given by name (``openai:gpt-4o-mini``) created, without retries of their own. Raises
     ``ConfigError``."""
     right = '{"fast": ChatOpenAI(...), ...}'
     if not isinstance(models, Mapping):
@@ -39,12 +39,12 @@ def _chat_model(name: str, model: Any) -> BaseChatModel:
         from langchain.chat_models import init_chat_model
 
         return init_chat_model(model, max_retries=0)
-    except Exception as error:  # a provider's package has errors of its own: no key, a setting it does not take
+    except Exception as error:  # a provider's package has its own errors: no key, an unknown setting
         raise ConfigError(f"{model!r} cannot be made: {error}", key=f"models.{name}", right=right) from error
 
 
 def warn_of_retries(models: Mapping[str, BaseChatModel], stacklevel: int) -> None:
-    """Name the models that try again by themselves: within one attempt, unseen by the kit, and slowly."""
+    """Warn of models that retry by themselves: within one attempt, unseen by the kit, and slowly."""
     retrying = [name for name, model in models.items() if getattr(model, "max_retries", 0) != 0]
     if retrying:
         warnings.warn(
@@ -55,7 +55,7 @@ def warn_of_retries(models: Mapping[str, BaseChatModel], stacklevel: int) -> Non
 
 
 def warn_of_callbacks(models: Mapping[str, BaseChatModel], heard: Any, stacklevel: int) -> None:
-    """Name the models with callbacks other than those *heard*: LangChain tells those of the model it calls."""
+    """Warn of models with callbacks other than those *heard*: LangChain calls only those of the model it calls."""
     unheard = [name for name, model in models.items() if model.callbacks and model.callbacks != heard]
     if unheard:
         warnings.warn(
@@ -66,9 +66,9 @@ def warn_of_callbacks(models: Mapping[str, BaseChatModel], heard: Any, stackleve
 
 
 def common_profile(models: Sequence[BaseChatModel]) -> ModelProfile | None:
-    """What every one of *models* can do: the least of numbers, and of abilities those that all have.
+    """What every one of *models* can do: the minimum of numbers, and the abilities that all have.
 
-    Structured output in the provider's own form only where all are of one class: others want it in other forms.
+    Provider-native structured output only if all are of one class: others want it in other forms.
     """
     profiles = [cast("dict[str, Any]", model.profile or {}) for model in models]
     shared = set.intersection(*map(set, profiles))
@@ -87,6 +87,6 @@ def _least(values: Sequence[Any]) -> Any:
 
 
 def common_output_version(models: Sequence[BaseChatModel]) -> str | None:
-    """The form of content that all of *models* are set to, if it is one."""
+    """The content format that all of *models* are set to, if they agree."""
     versions = {model.output_version for model in models}
     return versions.pop() if len(versions) == 1 else None

@@ -1,4 +1,4 @@
-"""A chat model that knows whose call it is making: LangChain tells its ``_generate``, but not its ``_stream``."""
+"""A chat model that knows whose call it is making: LangChain tells ``_generate``, but not ``_stream``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmkit_langchain.calls import Origin, Originating
 
 
 class OriginChatModel(BaseChatModel):
-    """Remembers where each call comes from while it is made: ``Origin.of`` finds it, also where it is not passed."""
+    """Remembers where each call comes from while it is made: ``Origin.of`` finds it even if it is not passed."""
 
     def stream(
         self,
@@ -76,7 +76,7 @@ class OriginChatModel(BaseChatModel):
 
 
 def _with_run_id(config: RunnableConfig | None) -> RunnableConfig:
-    """*config* with the id that the run would be given anyway, so that the call has it too."""
+    """*config* with a run id set in advance, so that the call has the same id."""
     config = ensure_config(config)
     if config.get("run_id") is None:
         config["run_id"] = uuid7()

@@ -28,7 +28,7 @@ class LLMKitRateLimiter(BaseRateLimiter):
         self._limiter, self._provider, self._model = limiter, provider, model
 
     def acquire(self, *, blocking: bool = True) -> bool:
-        """Wait for one's turn in this thread. Not *blocking*, it does not wait, and returns whether there was room."""
+        """Wait for a turn in this thread. If not *blocking*, do not wait, and return whether there was room."""
         whose = self._whose()
         if not blocking:
             return self._limiter.check_and_consume(*whose)
@@ -36,7 +36,7 @@ class LLMKitRateLimiter(BaseRateLimiter):
             return True
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
-        """The same, awaiting."""
+        """The same, async."""
         whose = self._whose()
         if not blocking:
             return self._limiter.check_and_consume(*whose)

@@ -1,4 +1,4 @@
-"""What LangChain's answers and chunks tell of themselves, and what an attempt learns from them."""
+"""What an attempt learns from LangChain's answers and chunks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _FINISH_REASONS = ("finish_reason", "stop_reason", "stopReason", "done_reason")
 
 
 def learn(attempt: Attempt, generation: Generation, llm_output: Mapping[str, Any] | None = None) -> None:
-    """Write onto *attempt* what *generation*, a whole answer or the next chunk of one, tells of it: as much as can be
-    read, since the answer is good all the same."""
+    """Record on *attempt* what *generation*, a whole answer or its next chunk, says: as much as can be read, since the
+    answer is good anyway."""
     message = getattr(generation, "message", None)
     try:
         if metadata := getattr(message, "usage_metadata", None):
@@ -31,7 +31,7 @@ def learn(attempt: Attempt, generation: Generation, llm_output: Mapping[str, Any
 
 
 def finish_reason_of(told: Mapping[str, Any]) -> str | None:
-    """Why the provider stopped, by whichever name it says so."""
+    """Why the provider stopped, under whichever name it says so."""
     for name in _FINISH_REASONS:
         reason: str | None = told.get(name)
         if reason:
@@ -40,10 +40,10 @@ def finish_reason_of(told: Mapping[str, Any]) -> str | None:
 
 
 def _learn_usage(attempt: Attempt, metadata: UsageMetadata) -> None:
-    if metadata.get("total_cost") == 0:  # how LangChain marks what its cache answered: nobody was asked, nothing is due
+    if metadata.get("total_cost") == 0:  # how LangChain marks answers from its cache: no request, no cost
         attempt.started, attempt.usage = None, Usage()
         return
-    usage = attempt.usage or Usage()  # the chunks of a stream each tell a part
+    usage = attempt.usage or Usage()  # each chunk of a stream gives a part
     usage.input_tokens += metadata.get("input_tokens") or 0
     usage.output_tokens += metadata.get("output_tokens") or 0
     usage.cached_tokens += (metadata.get("input_token_details") or {}).get("cache_read") or 0
@@ -52,7 +52,7 @@ def _learn_usage(attempt: Attempt, metadata: UsageMetadata) -> None:
 
 
 def _learn_tokens(attempt: Attempt, tokens: Any) -> None:
-    """What models that are not chat models tell, in OpenAI's words."""
+    """Read the usage of models other than chat models, in OpenAI's terms."""
     if isinstance(tokens, Mapping):
         attempt.usage = Usage(tokens.get("prompt_tokens") or 0, tokens.get("completion_tokens") or 0)
 

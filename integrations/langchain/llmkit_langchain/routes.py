@@ -1,4 +1,4 @@
-"""One chat model as a place to send to: below its run level, so that a call stays one run whatever it takes."""
+"""One chat model as a place to send to: below its run level, so that a call stays one run, however many attempts."""
 
 # ruff: noqa: SLF001 - below the run level there are only LangChain's underscored methods
 
@@ -22,10 +22,10 @@ _TRACING_ONLY = frozenset({"ls_structured_output_format", "structured_output_for
 """Bound parameters that only tracers read: a model below its run level would send them."""
 
 _WITH_HEADERS = frozenset({"langchain_anthropic", "langchain_groq", "langchain_openai"})
-"""The packages of models, and of those that are derived from them, whose clients take ``extra_headers``."""
+"""The packages of models (or their base classes) whose clients accept ``extra_headers``."""
 
 DECISIVE = ("temperature", "seed")
-"""Settings of a model that say whether its answers would differ each time."""
+"""Settings of a model that determine whether its answers would differ each time."""
 
 _ABSENT = object()
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -33,21 +33,21 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """A chat model, the target it is, and how it wants what was bound to all of them."""
+    """A chat model, its target, and its own form of what was bound to all models."""
 
     target: Target
     model: BaseChatModel
-    """The model with nothing around it: its limiter is asked before it is sent to, the global cache above it."""
+    """The bare model: its limiter is consulted before sending, the global cache above it."""
     limiter: BaseRateLimiter | None = None
-    """Its own rate limiter: what is waited for it is not the provider's time."""
+    """Its own rate limiter: time spent waiting for it is not the provider's."""
     bound: Mapping[str, Any] = field(default_factory=dict)
-    """What was bound in everybody's form ..."""
+    """What was bound, in the common form ..."""
     native: Mapping[str, Any] = field(default_factory=dict)
     """... and the same in this model's own."""
     plain: bool = False
-    """Whether LangChain's way to a whole answer adds nothing to the model's own: to look for that takes it 30 µs."""
+    """Whether LangChain's path to a whole answer adds nothing to the model's own: finding out takes it 30 µs."""
     said: Mapping[str, Any] = field(default_factory=dict)
-    """The model's invocation parameters where a call adds none: our copy of it never changes, and to ask takes 5 µs."""
+    """The model's invocation parameters if a call adds none: our copy never changes, and computing them takes 5 µs."""
     ls_said: Mapping[str, Any] = field(default_factory=dict)
     """And its ``ls_params``, 8 µs."""
 
@@ -55,7 +55,7 @@ class Route:
     def to(cls, target: Target, model: BaseChatModel) -> Route:
         """A route to *model*."""
         bare: dict[str, Any] = {"rate_limiter": None}
-        if model.cache is None:  # the global cache, which was asked before any route was
+        if model.cache is None:  # the global cache, which was checked before any route
             bare["cache"] = False
         own = model.model_copy(update=bare)
         said, ls_said = own._get_invocation_params(), cast("Mapping[str, Any]", own._get_ls_params())
@@ -66,13 +66,13 @@ class Route:
         return replace(self, bound=bound, native=kwargs_of(bind(self.model)))
 
     def invocation_params(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What tracers are told a call is made with. Not to be changed."""
+        """The parameters of a call as reported to tracers. Not to be modified."""
         if stop is None and not kwargs:
             return self.said
         return self.model._get_invocation_params(stop=stop, **self._less_name(kwargs))
 
     def ls_params(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What tracers are told of the model. Not to be changed."""
+        """What is reported to tracers about the model. Not to be modified."""
         if stop is None and not kwargs:
             return self.ls_said
         return cast("Mapping[str, Any]", self.model._get_ls_params(stop=stop, **self._less_name(kwargs)))
@@ -85,41 +85,41 @@ class Route:
         return self.model._generate_with_cache(call.messages, **kwargs)
 
     async def agenerate(self, call: Call, attempt: Attempt) -> ChatResult:
-        """The whole answer, awaited."""
+        """The whole answer, async."""
         kwargs = self._kwargs(call, attempt)
         if self.plain and not self.model._should_stream(async_api=True, **kwargs):
             return await self.model._agenerate(call.messages, **{"stop": None, **kwargs})
         return await self.model._agenerate_with_cache(call.messages, **kwargs)
 
     def stream(self, call: Call, attempt: Attempt) -> Iterator[ChatGenerationChunk]:
-        """The answer in chunks; one, where the model has no other form."""
+        """The answer in chunks; just one if the model cannot stream."""
         kwargs = self._kwargs(call, attempt)
         if self.model._should_stream(async_api=False, **{**kwargs, "stream": True}):
             return self.model._stream(call.messages, **kwargs)
         return map(_as_chunk, self.generate(call, attempt).generations[:1])
 
     async def astream(self, call: Call, attempt: Attempt) -> AsyncIterator[ChatGenerationChunk]:
-        """The answer in chunks, once the model was asked."""
+        """The answer in chunks, async."""
         kwargs = self._kwargs(call, attempt)
         if self.model._should_stream(async_api=True, **{**kwargs, "stream": True}):
             return self.model._astream(call.messages, **kwargs)
         return _chunked((await self.agenerate(call, attempt)).generations[:1])
 
     def _less_name(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """*kwargs* without this route's own name, which is no model to the provider."""
+        """*kwargs* without this route's own name, which is not a model to the provider."""
         if kwargs.get("model") != self.target.name:
             return kwargs
         return {name: value for name, value in kwargs.items() if name != "model"}
 
     def _kwargs(self, call: Call, attempt: Attempt) -> dict[str, Any]:
-        """The parameters of *call* as this model takes them."""
+        """The parameters of *call* in the form this model accepts."""
         params = call.params
         bound, native = (self.bound, self.native) if "tools" in params else (_NOTHING, _NOTHING)
         kwargs = {name: value for name, value in params.items() if bound.get(name, _ABSENT) != value}
         kwargs.pop(CREDENTIAL, None)
         for name in DECISIVE:
             if name in kwargs and kwargs[name] == self.said.get(name, _ABSENT):
-                del kwargs[name]  # it is set to that anyway
+                del kwargs[name]  # the model already has that value
         if kwargs.get("model") == self.target.name:
             del kwargs["model"]
         if attempt.timeout_seconds is not None and (setting := _timeout_setting(self.model)) is not None:
@@ -132,7 +132,7 @@ class Route:
 
 
 def kwargs_of(runnable: Runnable[Any, Any]) -> dict[str, Any]:
-    """What is bound to a model by *runnable*, less what only tracers read."""
+    """What *runnable* binds to a model, minus what only tracers read."""
     kwargs: dict[str, Any] = {}
     while isinstance(runnable, RunnableBinding):
         kwargs, runnable = {**runnable.kwargs, **kwargs}, runnable.bound
@@ -150,18 +150,18 @@ def _is_plain(model: BaseChatModel) -> bool:
 
 
 def _timeout_setting(model: BaseChatModel) -> str | None:
-    """The setting that says how long *model* waits, if it takes ``timeout``."""
+    """The setting for how long *model* waits, if it accepts ``timeout``."""
     fields = type(model).model_fields
     return next((name for name, field in fields.items() if "timeout" in (name, field.alias)), None)
 
 
 def _shorter(own: Any, seconds: float) -> float:
-    """*seconds*, or the model's *own* timeout where that is shorter; less than none is none, to some clients."""
+    """*seconds*, or the model's *own* timeout if shorter; some clients take 0 or less as none."""
     return own if isinstance(own, int | float) and 0 < own < seconds else seconds
 
 
 def _takes_headers(model: BaseChatModel) -> bool:
-    """Whether it hands ``extra_headers`` to its client, and no cache of its own would take each call for another."""
+    """Whether it passes ``extra_headers`` to its client, and has no cache that would then take every call for new."""
     return not model.cache and any(cls.__module__.partition(".")[0] in _WITH_HEADERS for cls in type(model).__mro__)
 
 

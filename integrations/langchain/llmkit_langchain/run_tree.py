@@ -1,4 +1,4 @@
-"""LangChain's tree of runs, told to the observability plugin: the calls of an agent's run are then one trace."""
+"""Reports LangChain's tree of runs to the observability plugin: the calls of an agent's run are then one trace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmkit_plugins import LLMKit
 
 
 class RunTreeHandler(BaseCallbackHandler):
-    """Tells of chains, tools and retrievers; only where *kit* makes spans, else LangChain need not tell it anything."""
+    """Reports chains, tools and retrievers, but only if *kit* makes spans; else LangChain need not call it for them."""
 
     ignore_chain = ignore_agent = ignore_retriever = True
 
@@ -34,7 +34,7 @@ class RunTreeHandler(BaseCallbackHandler):
         name = told.get("name") or (serialized or {}).get("name")
         try:
             self._tree.begin(str(run_id), None if parent_run_id is None else str(parent_run_id), name)
-        except Exception:  # of whoever processes spans; to LangChain it would be a refusal
+        except Exception:  # from a span processor; LangChain would take it as a refusal
             complain("the span of a run could not begin")
 
     def _end_run(self, _: Any, *, run_id: UUID, **__: Any) -> None:
@@ -54,12 +54,12 @@ class RunTreeHandler(BaseCallbackHandler):
     on_retriever_error: Any = _fail_run
 
     def _join_tree(self, run_id: UUID, parent_run_id: UUID | None) -> None:
-        """A model's run began. To be called where there is a tree: an empty one, of no chain under way, is false."""
+        """A model's run began. Called only if there is a tree: an empty one, with no chain under way, is falsy."""
         if parent_run_id is not None:
             self._tree.join(str(run_id), str(parent_run_id))
 
     def _leave_tree(self, run_id: UUID, error: BaseException | None = None) -> None:
-        """A run ended, with *error* or well."""
+        """A run ended, with *error* if any."""
         try:
             self._tree.end(str(run_id), error)
         except Exception:

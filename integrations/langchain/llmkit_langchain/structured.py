@@ -1,4 +1,4 @@
-"""Structured output in the provider's own form, where all models have the same one."""
+"""Structured output in the provider's own form, if all models have the same one."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from langchain_core.runnables import (
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a model's ``with_structured_output`` amounts to."""
+    """The parts of a model's ``with_structured_output``."""
 
     bound: Mapping[str, Any]
     """What it binds to the model ..."""
     parser: Runnable[Any, Any]
-    """... and what it makes of the answer."""
+    """... and how it parses the answer."""
 
     def around(self, model: BaseChatModel, *, include_raw: bool) -> Runnable[Any, Any]:
-        """The same for *model*."""
+        """The same form applied to *model*."""
         asked = model.bind(**self.bound)
         return RunnableParallel(raw=asked) | _both(self.parser) if include_raw else asked | self.parser
 
 
 def common_form(models: Sequence[BaseChatModel], schema: Any, kwargs: dict[str, Any]) -> Form | None:
-    """The form that all of *models* have of themselves; None where they differ, or are strangers to each other: what
-    one of these reads an answer with may not read another's."""
+    """The native form that all of *models* share; None if they differ or are unrelated: the parser of one unrelated
+    model may not be able to read another's answer."""
     if not _related(models):
         return None
     forms = [_form(model.with_structured_output(schema, **kwargs)) for model in models]
@@ -44,7 +44,7 @@ def common_form(models: Sequence[BaseChatModel], schema: Any, kwargs: dict[str, 
 
 
 def _related(models: Sequence[BaseChatModel]) -> bool:
-    """Whether there is one class that all of *models* come from, as ``ChatOpenAI`` and ``AzureChatOpenAI`` do."""
+    """Whether all of *models* derive from one class, as ``ChatOpenAI`` and ``AzureChatOpenAI`` do."""
     return bool(set.intersection(*(set(type(model).__mro__) for model in models)) - set(BaseChatModel.__mro__))
 
 
@@ -56,7 +56,7 @@ def _form(chain: Runnable[Any, Any]) -> Form | None:
 
 
 def _both(parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    """The raw message with what *parser* makes of it, or with the error it met."""
+    """The raw message with the result of *parser*, or with the error it raised."""
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=RunnableLambda(lambda _: None))
     failed = RunnablePassthrough.assign(parsed=RunnableLambda(lambda _: None))
     return parsed.with_fallbacks([failed], exception_key="parsing_error")

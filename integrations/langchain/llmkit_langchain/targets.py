@@ -1,4 +1,4 @@
-"""Chat models as targets: a kit's own where it has one, else made once from what the model says of itself."""
+"""Chat models as targets: the kit's own if it has one, else created once from what the model reports about itself."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _PROVIDERS = {
     "google_vertexai": "vertex_ai",
     "together": "together_ai",
 }
-"""LangChain's names of providers where LiteLLM has others, so that a kit under both has one name for each."""
+"""LangChain's provider names that differ from LiteLLM's, so that a kit under both has one name for each."""
 
 MOST_TARGETS = 1024
-"""So many are remembered: the names of models may be anybody's choice."""
+"""How many are remembered: model names may be arbitrary."""
 
-# plugins keep their state by target: the same model must be the same target, however many adapters are made for it
+# plugins keep state by target: the same model must be the same target, however many adapters are created for it
 _made: WeakKeyDictionary[LLMKit, dict[tuple[str, str, str], Target]] = WeakKeyDictionary()
 
 
 def target_named(kit: LLMKit, name: str, ls_params: Mapping[str, Any]) -> Target:
-    """The target *name* of *kit*, else one made for the model that *ls_params* tells of."""
+    """The target *name* of *kit*, else one created for the model that *ls_params* describes."""
     for target in kit.targets:
         if target.name == name:
             return target
@@ -33,7 +33,7 @@ def target_named(kit: LLMKit, name: str, ls_params: Mapping[str, Any]) -> Target
 
 
 def target_for(kit: LLMKit, ls_params: Mapping[str, Any]) -> Target:
-    """The first target of *kit* with the model that *ls_params* tells of, else one made for it."""
+    """The first target of *kit* with the model that *ls_params* describes, else one created for it."""
     provider, model = _told(ls_params)
     for target in kit.targets:
         if (target.provider, target.model) == (provider, model):
@@ -48,7 +48,7 @@ def _told(ls_params: Mapping[str, Any]) -> tuple[str, str]:
 
 def _make(kit: LLMKit, name: str, provider: str, model: str) -> Target:
     made, key = _made.setdefault(kit, {}), (name, provider, model)
-    known = made.get(key)  # to make one takes as long as all else a handler does
+    known = made.get(key)  # creating one takes as long as everything else a handler does
     if known is None:
         if len(made) >= MOST_TARGETS:
             made.clear()
